@@ -1,0 +1,32 @@
+//! The protocol's version, exchanged in `Hello` and `Welcome`.
+//!
+//! Peers understand each other when their major numbers are equal. A minor number grows when variants or trailing
+//! messages are added that an older peer may refuse without harm.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the messages in this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Changes when an old peer would misread a message.
+    pub major: u16,
+    /// Changes when messages are added.
+    pub minor: u16,
+}
+
+/// What this build speaks.
+pub const PROTOCOL: Version = Version { major: 1, minor: 0 };
+
+impl Version {
+    /// Whether a peer with version `other` reads our messages as we mean them.
+    #[must_use]
+    pub fn understands(self, other: Version) -> bool {
+        self.major == other.major
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
