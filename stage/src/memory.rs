@@ -1,0 +1,244 @@
+//! Class `mem`: memory that is lent for writing, then sealed.
+//!
+//! ```text
+//! MemoryWriter::create -> lend (the producer writes) -> commit -> MemoryStage -> reader -> SealedMap
+//!                                                         | Busy: a writable mapping lives
+//!                                                         +-> the writer comes back, try again
+//! ```
+//! Sealing comes first and everything else is judged after it, because only then does nothing move: a size or a hole
+//! that is looked at before can be another one a moment later.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, Timespec, Timestamps, fallocate, fchmod,
+    fcntl_add_seals, fcntl_get_seals, fstat, futimens, memfd_create, open,
+};
+use rustix::io::{Errno, retry_on_intr};
+
+use crate::reader::{SEALS_NEEDED, allocated, size};
+use crate::{CommitError, CommitReason, StageName};
+
+/// How the producer reaches the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lending {
+    /// Through a descriptor that it inherits or receives: mode 0600.
+    ByFd,
+    /// Through a `/proc/<holder>/fd/N` path too, so that another uid can open it: mode 0666.
+    ByPath,
+}
+
+/// Why there is no memory to write to.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} of \"{name}\"")]
+pub struct MemoryError {
+    /// Which output.
+    pub name: StageName,
+    /// What failed.
+    pub doing: &'static str,
+    /// The kernel's answer.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Memory that a producer may still write.
+#[derive(Debug)]
+pub struct MemoryWriter {
+    name: StageName,
+    fd: OwnedFd,
+}
+
+/// A failed commit gives the writer back: after [`CommitReason::Busy`] it is worth another try when the producer is gone.
+#[derive(Debug)]
+pub struct NotCommitted {
+    /// Drop it to free the memory.
+    pub writer: MemoryWriter,
+    /// Why.
+    pub error: CommitError,
+}
+
+impl fmt::Display for NotCommitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for NotCommitted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+/// One step of an allocation; a signal undoes at most this much.
+const ALLOCATE_STEP_BYTES: u64 = 64 << 20;
+
+impl MemoryWriter {
+    /// Makes empty memory. Nothing is charged to anyone until it is written or [allocated](Self::allocate).
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor or memory left.
+    pub fn create(name: &StageName, lending: Lending) -> Result<Self, MemoryError> {
+        let failed =
+            |doing| move |errno: Errno| MemoryError { name: name.clone(), doing, source: errno.into() };
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // NOEXEC_SEAL is Linux 6.3 and demanded where vm.memfd_noexec is 2; older kernels answer EINVAL.
+        let fd = match memfd_create(name.as_str(), flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => memfd_create(name.as_str(), flags),
+            other => other,
+        }
+        .map_err(failed("make memory"))?;
+        let mode = match lending {
+            Lending::ByFd => Mode::from_raw_mode(0o600),
+            Lending::ByPath => Mode::from_raw_mode(0o666),
+        };
+        fchmod(&fd, mode).map_err(failed("set mode"))?;
+        futimens(&fd, &UNTOUCHED).map_err(failed("set time"))?;
+        Ok(Self { name: name.clone(), fd })
+    }
+
+    /// Sets the size and takes the pages now, so that the caller's cgroup pays for them and not the producer's, and
+    /// a lack of memory shows here. A producer that opens with O_TRUNC gives the pages back and pays for its own.
+    ///
+    /// # Errors
+    /// When memory is short; nothing stays allocated then that wasn't before.
+    pub fn allocate(&self, bytes: u64) -> Result<(), MemoryError> {
+        take_pages(self.fd.as_fd(), bytes).map_err(|errno| {
+            let _ = rustix::fs::ftruncate(&self.fd, 0);
+            MemoryError { name: self.name.clone(), doing: "allocate memory", source: errno.into() }
+        })
+    }
+
+    /// The descriptor for the producer.
+    #[must_use]
+    pub fn lend(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Seals the memory.
+    ///
+    /// # Errors
+    /// [`CommitReason::Busy`] while someone has it mapped for writing; `NotProduced` when nobody ever wrote it or
+    /// set its size; `TooLarge`, `Sparse`, `SealsLocked`, `Io`. The writer comes back with each of them.
+    pub fn commit(self, max_bytes: u64) -> Result<MemoryStage, NotCommitted> {
+        match self.seal(max_bytes) {
+            Ok((fd, bytes)) => Ok(MemoryStage { name: self.name, fd, bytes }),
+            Err(reason) => {
+                let error = CommitError { output: self.name.clone(), reason };
+                Err(NotCommitted { writer: self, error })
+            }
+        }
+    }
+
+    fn seal(&self, max_bytes: u64) -> Result<(OwnedFd, u64), CommitReason> {
+        let before = fstat(&self.fd).map_err(CommitReason::io("look at it"))?;
+        if size(&before) == 0 && is_untouched(&before) {
+            return Err(CommitReason::NotProduced);
+        }
+        // Too large by now is too large for good or until the producer is gone: it stays unsealed, so a retry may pass.
+        within(size(&before), max_bytes)?;
+        add_seals(self.fd.as_fd())?;
+        let sealed = fstat(&self.fd).map_err(CommitReason::io("look at it"))?;
+        let bytes = size(&sealed);
+        within(bytes, max_bytes)?;
+        if allocated(&sealed) < bytes {
+            // Filling holes is no write: the seals allow it, and the bytes stay the zeros that they were.
+            let filled = take_pages(self.fd.as_fd(), bytes);
+            let stat = fstat(&self.fd).map_err(CommitReason::io("look at it"))?;
+            if filled.is_err() || allocated(&stat) < bytes {
+                return Err(CommitReason::Sparse { bytes, allocated: allocated(&stat) });
+            }
+        }
+        fchmod(&self.fd, Mode::from_raw_mode(0o444)).map_err(CommitReason::io("make it read-only"))?;
+        let reader = reopen(self.fd.as_fd(), OFlags::RDONLY).map_err(CommitReason::io("reopen it"))?;
+        Ok((reader, bytes))
+    }
+}
+
+/// A memory stage: sealed, dense, mode 0444. Freed with its last descriptor and mapping.
+#[derive(Debug)]
+pub struct MemoryStage {
+    name: StageName,
+    fd: OwnedFd,
+    bytes: u64,
+}
+
+impl MemoryStage {
+    /// Name of the output that it was.
+    #[must_use]
+    pub fn name(&self) -> &StageName {
+        &self.name
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A descriptor for one consumer: read-only, with an offset of its own.
+    ///
+    /// # Errors
+    /// When no descriptor is left, or `/proc` is not there.
+    pub fn reader(&self) -> Result<OwnedFd, MemoryError> {
+        reopen(self.fd.as_fd(), OFlags::RDONLY).map_err(|errno| MemoryError {
+            name: self.name.clone(),
+            doing: "open reader",
+            source: errno.into(),
+        })
+    }
+}
+
+impl AsFd for MemoryStage {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A time that no clock gives: every write, truncation and O_TRUNC replaces it, however coarse the clock.
+pub(crate) const UNTOUCHED: Timestamps = Timestamps {
+    last_access: Timespec { tv_sec: 0, tv_nsec: 0 },
+    last_modification: Timespec { tv_sec: 0, tv_nsec: 0 },
+};
+
+pub(crate) fn is_untouched(stat: &rustix::fs::Stat) -> bool {
+    stat.st_mtime == 0 && stat.st_mtime_nsec == 0
+}
+
+pub(crate) fn within(bytes: u64, max: u64) -> Result<(), CommitReason> {
+    if bytes > max { Err(CommitReason::TooLarge { bytes, max }) } else { Ok(()) }
+}
+
+/// A new open file of the same inode, by way of `/proc/self/fd`.
+pub(crate) fn reopen(fd: BorrowedFd<'_>, access: OFlags) -> rustix::io::Result<OwnedFd> {
+    open(proc_path(fd), access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
+}
+
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Makes `bytes` from the start exist, size included.
+pub(crate) fn take_pages(fd: BorrowedFd<'_>, bytes: u64) -> rustix::io::Result<()> {
+    let mut at = 0;
+    while at < bytes {
+        let step = ALLOCATE_STEP_BYTES.min(bytes - at);
+        retry_on_intr(|| fallocate(fd, FallocateFlags::empty(), at, step))?;
+        at += step;
+    }
+    Ok(())
+}
+
+fn add_seals(fd: BorrowedFd<'_>) -> Result<(), CommitReason> {
+    match fcntl_add_seals(fd, SEALS_NEEDED | SealFlags::SEAL) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(CommitReason::Busy),
+        // SEAL is set already. A producer that set all of them did our work; one that stopped short made it useless.
+        Err(Errno::PERM) => match fcntl_get_seals(fd) {
+            Ok(seals) if seals.contains(SEALS_NEEDED) => Ok(()),
+            _ => Err(CommitReason::SealsLocked),
+        },
+        Err(errno) => Err(CommitReason::io("seal it")(errno)),
+    }
+}
