@@ -1,0 +1,113 @@
+//! Asking for claims and taking them in.
+
+use super::waiting::{Stage, Waiting};
+use super::{Intake, Output, Outputs, Pilot, ReleaseWhy};
+use crate::claim::Claim;
+use crate::outcome::{Conclusion, Outcome};
+use crate::payload::InputKey;
+use crate::slot::PhaseName;
+use crate::time::Moment;
+
+/// Inputs that are remembered as being here. Beyond it locality is guessed worse, nothing else.
+const MAX_INPUTS_HERE: usize = 65_536;
+
+/// Where we are with the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asking {
+    /// May be asked.
+    Free,
+    /// Was asked; after `by` the question counts as lost.
+    Asked { by: Moment },
+    /// Had nothing; is asked again at `at`.
+    Resting { at: Moment },
+    /// Has nothing for ever.
+    Closed,
+}
+
+impl Pilot {
+    pub(super) fn on_offered(&mut self, now: Moment, claims: Vec<Claim>, out: &mut Outputs) {
+        if claims.is_empty() {
+            return self.on_queue_empty(now);
+        }
+        if self.asking != Asking::Closed {
+            self.asking = Asking::Free;
+        }
+        for claim in claims {
+            self.take_in(now, claim, out);
+        }
+    }
+
+    fn take_in(&mut self, now: Moment, claim: Claim, out: &mut Outputs) {
+        if self.knows(claim.id) {
+            return;
+        }
+        let total = self.config.total;
+        if self.intake != Intake::Open {
+            self.release(claim.id, ReleaseWhy::Closed, out);
+        } else if !claim.payload.demand.fits(&total) {
+            self.release(claim.id, ReleaseWhy::NeverFits { total }, out);
+        } else if self.waiting.len() >= usize::try_from(self.config.max_waiting).unwrap_or(usize::MAX) {
+            self.release(claim.id, ReleaseWhy::NoRoom, out);
+        } else if claim.is_expired(now) {
+            let lost = Outcome::before_launch(Conclusion::Lost);
+            self.report(now, claim.id, None, lost, &claim.payload.family, None, out);
+        } else {
+            let claim = Box::new(claim);
+            let stage = Stage::Preparing { by: now.after_ms(self.config.prepare_timeout_ms) };
+            out.push(Output::Prepare(claim.clone()));
+            self.waiting.push(Waiting { claim, since: now, stage });
+        }
+    }
+
+    pub(super) fn on_queue_empty(&mut self, now: Moment) {
+        if self.asking != Asking::Closed {
+            self.asking = Asking::Resting { at: now.after_ms(self.config.poll_ms) };
+        }
+    }
+
+    pub(super) fn on_queue_filled(&mut self) {
+        if matches!(self.asking, Asking::Resting { .. }) {
+            self.asking = Asking::Free;
+        }
+    }
+
+    pub(super) fn on_input_here(&mut self, key: InputKey) {
+        if self.inputs_here.len() < MAX_INPUTS_HERE {
+            self.inputs_here.insert(key);
+        }
+    }
+
+    /// Never more than could be bound soon: idle slots and the claims allowed ahead, less those that wait already.
+    pub(super) fn ask(&mut self, now: Moment, out: &mut Outputs) {
+        match self.asking {
+            Asking::Asked { by } | Asking::Resting { at: by } if by.is_due(now) => self.asking = Asking::Free,
+            Asking::Free | Asking::Asked { .. } | Asking::Resting { .. } | Asking::Closed => {}
+        }
+        let wanted = self.wanted();
+        if self.asking == Asking::Free && wanted > 0 {
+            self.asking = Asking::Asked { by: now.after_ms(self.config.ask_timeout_ms) };
+            out.push(Output::AskClaims(wanted));
+        }
+    }
+
+    fn wanted(&self) -> u32 {
+        if self.intake != Intake::Open {
+            return 0;
+        }
+        let idle = self.seats.iter().filter(|seat| seat.slot.name() == PhaseName::Idle).count();
+        let free = self.free();
+        let startable = if free.cpu_millis > 0 && free.memory_bytes > 0 { idle } else { 0 };
+        let ahead = self.config.bind_ahead.saturating_sub(self.bound_ahead());
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let room = self.config.max_waiting.saturating_sub(count(self.waiting.len()));
+        count(startable).saturating_add(ahead).saturating_sub(count(self.waiting.len())).min(room)
+    }
+
+    /// Only a pilot that would ask has to be woken for it.
+    pub(super) fn ask_deadline(&self) -> Option<Moment> {
+        match self.asking {
+            Asking::Asked { by } | Asking::Resting { at: by } if self.wanted() > 0 => Some(by),
+            Asking::Free | Asking::Asked { .. } | Asking::Resting { .. } | Asking::Closed => None,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Claims without a slot: those that wait for one, and those whose report is on its way.
+
+use std::sync::Arc;
+
+use super::{Intake, Output, Outputs, Pilot, ReleaseWhy};
+use crate::claim::{Claim, ClaimId, Lease};
+use crate::outcome::{Conclusion, Fault, FaultClass, Outcome, StopCause};
+use crate::payload::ImageKey;
+use crate::slot::Event;
+use crate::time::Moment;
+
+/// Ended claims that are remembered. A queue's answer is never delayed by so many others.
+const MAX_ENDED: usize = 4_096;
+
+/// A claim that has no slot yet.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) claim: Box<Claim>,
+    pub(super) since: Moment,
+    pub(super) stage: Stage,
+}
+
+/// How far its preparation is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Preparing { by: Moment },
+    Ready { bytes_missing: u64 },
+}
+
+/// A claim that ended here but whose report is not through.
+#[derive(Clone, Debug)]
+pub(super) struct Reporting {
+    lease: Option<Lease>,
+    by: Moment,
+}
+
+impl Waiting {
+    /// A claim that is ready has only its lease to look after: what it waits for has deadlines of its own.
+    pub(super) fn deadline(&self) -> Moment {
+        let lease = self.claim.lease.map(|lease| lease.deadline());
+        let by = match self.stage {
+            Stage::Preparing { by } => Some(by),
+            Stage::Ready { .. } => None,
+        };
+        lease.into_iter().chain(by).min().unwrap_or(Moment(u64::MAX))
+    }
+}
+
+impl Reporting {
+    pub(super) fn deadline(&self) -> Moment {
+        self.lease.map_or(self.by, |lease| lease.deadline().min(self.by))
+    }
+}
+
+impl Pilot {
+    pub(super) fn knows(&self, claim: ClaimId) -> bool {
+        self.waiting.iter().any(|waiting| waiting.claim.id == claim)
+            || self.seat_of(claim).is_some()
+            || self.reporting.contains_key(&claim)
+            || self.ended.contains(&claim)
+    }
+
+    pub(super) fn on_prepared(&mut self, claim: ClaimId, image: ImageKey, bytes_missing: u64) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.claim.id == claim)
+            && matches!(waiting.stage, Stage::Preparing { .. })
+        {
+            waiting.claim.payload.image = image;
+            waiting.stage = Stage::Ready { bytes_missing };
+        }
+    }
+
+    pub(super) fn on_prepare_failed(&mut self, now: Moment, claim: ClaimId, fault: Fault, out: &mut Outputs) {
+        let preparing =
+            |waiting: &Waiting| waiting.claim.id == claim && matches!(waiting.stage, Stage::Preparing { .. });
+        if let Some(index) = self.waiting.iter().position(preparing) {
+            self.end_waiting(now, index, Conclusion::Failed(fault), out);
+        }
+    }
+
+    pub(super) fn on_lease_renewed(&mut self, now: Moment, claim: ClaimId, lease: Lease, out: &mut Outputs) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.claim.id == claim) {
+            waiting.claim.renew(lease);
+        } else if let Some(reporting) = self.reporting.get_mut(&claim) {
+            if reporting.lease.is_none_or(|held| held.expires_at < lease.expires_at) {
+                reporting.lease = Some(lease);
+            }
+        } else if let Some(index) = self.seat_of(claim) {
+            self.apply_own(now, index, Event::LeaseRenewed(lease), out);
+        }
+    }
+
+    pub(super) fn on_lease_lost(&mut self, now: Moment, claim: ClaimId, out: &mut Outputs) {
+        if let Some(index) = self.waiting.iter().position(|waiting| waiting.claim.id == claim) {
+            self.end_waiting(now, index, Conclusion::Lost, out);
+        } else if self.reporting.contains_key(&claim) {
+            self.on_report_done(claim);
+        } else if let Some(index) = self.seat_of(claim) {
+            self.apply_own(now, index, Event::LeaseLost, out);
+        }
+    }
+
+    pub(super) fn on_stop_claim(&mut self, now: Moment, claim: ClaimId, cause: StopCause, out: &mut Outputs) {
+        if let Some(index) = self.waiting.iter().position(|waiting| waiting.claim.id == claim) {
+            if cause.is_own_doing() {
+                self.end_waiting(now, index, Conclusion::Stopped(cause), out);
+            } else {
+                let claim = self.waiting.remove(index).claim.id;
+                self.release(claim, ReleaseWhy::Stopped(cause), out);
+            }
+        } else if let Some(index) = self.seat_of(claim) {
+            self.stop_seat(now, index, cause, u64::MAX, out);
+        }
+    }
+
+    pub(super) fn on_report_done(&mut self, claim: ClaimId) {
+        if self.reporting.remove(&claim).is_some() {
+            // What a finished payload was waited for may be on offer at once.
+            self.on_queue_filled();
+        }
+    }
+
+    pub(super) fn tick_waiting(&mut self, now: Moment, out: &mut Outputs) {
+        let mut index = 0;
+        while let Some(waiting) = self.waiting.get_mut(index) {
+            if waiting.claim.is_expired(now) {
+                self.end_waiting(now, index, Conclusion::Lost, out);
+                continue;
+            }
+            if matches!(waiting.stage, Stage::Preparing { by } if by.is_due(now)) {
+                let message = format!(
+                    "prepare {} within {} ms",
+                    waiting.claim.payload.image, self.config.prepare_timeout_ms
+                );
+                let fault = Fault::new(FaultClass::Retry, message);
+                self.end_waiting(now, index, Conclusion::Failed(fault), out);
+                continue;
+            }
+            renew_if_due(now, waiting.claim.id, &mut waiting.claim.lease, out);
+            index += 1;
+        }
+    }
+
+    pub(super) fn tick_reporting(&mut self, now: Moment, out: &mut Outputs) {
+        self.reporting.retain(|claim, reporting| {
+            let over =
+                reporting.by.is_due(now) || reporting.lease.is_some_and(|lease| lease.expires_at.is_due(now));
+            if !over {
+                renew_if_due(now, *claim, &mut reporting.lease, out);
+            }
+            !over
+        });
+    }
+
+    /// What has no slot yet goes back as soon as no more work is taken.
+    pub(super) fn turn_away(&mut self, out: &mut Outputs) {
+        if self.intake == Intake::Open {
+            return;
+        }
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.release(waiting.claim.id, ReleaseWhy::Closed, out);
+        }
+    }
+
+    fn end_waiting(&mut self, now: Moment, index: usize, conclusion: Conclusion, out: &mut Outputs) {
+        let claim = self.waiting.remove(index).claim;
+        let outcome = Outcome::before_launch(conclusion);
+        self.report(now, claim.id, claim.lease, outcome, &claim.payload.family, None, out);
+    }
+
+    pub(super) fn release(&mut self, claim: ClaimId, why: ReleaseWhy, out: &mut Outputs) {
+        self.forget(claim);
+        out.push(Output::Release { claim, why });
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a claim's last facts, from the two places where claims end"
+    )]
+    pub(super) fn report(
+        &mut self,
+        now: Moment,
+        claim: ClaimId,
+        lease: Option<Lease>,
+        outcome: Outcome,
+        family: &Arc<str>,
+        ran_ms: Option<u64>,
+        out: &mut Outputs,
+    ) {
+        self.forget(claim);
+        let by = now.after_ms(self.config.report_timeout_ms);
+        // A lease that is lost is not renewed, but the report still has to get through.
+        let lease = lease.filter(|_| outcome.conclusion != Conclusion::Lost);
+        self.reporting.insert(claim, Reporting { lease, by });
+        let verdict = self.guard.as_mut().and_then(|guard| guard.note(family, &outcome, ran_ms));
+        out.push(Output::Report { claim, outcome });
+        if let Some(reason) = verdict {
+            self.on_black_hole(reason);
+        }
+    }
+
+    fn forget(&mut self, claim: ClaimId) {
+        if self.ended.len() >= MAX_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(claim);
+    }
+}
+
+fn renew_if_due(now: Moment, claim: ClaimId, lease: &mut Option<Lease>, out: &mut Outputs) {
+    if let Some(lease) = lease
+        && lease.renew_at.is_due(now)
+    {
+        *lease = lease.asked(now);
+        out.push(Output::Renew(claim));
+    }
+}

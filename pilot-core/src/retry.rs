@@ -1,0 +1,92 @@
+//! Whether a payload gets another try. It must not know who keeps the count: a queue does, and asks here.
+//!
+//! Two budgets, because a payload must neither fail for what others did to it nor come back for ever:
+//! its own failures count against the `retries` it asked for, disruptions against [`MAX_DISRUPTIONS`].
+
+use crate::backoff::{Backoff, Jitter};
+use crate::outcome::{Conclusion, FaultClass, Outcome, StopCause};
+
+/// How often a payload may be disrupted through no fault of its own. Five machines in a row that fail under one
+/// payload are more likely the payload's doing than chance.
+pub const MAX_DISRUPTIONS: u32 = 5;
+
+/// Pauses between tries: soon enough for a slip, long enough for a machine to come back.
+pub const RETRY_PAUSE: Backoff = Backoff { base_ms: 500, cap_ms: 60_000 };
+
+/// What was counted against a payload so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// Ends that were its own doing.
+    pub failed: u32,
+    /// Ends that were not.
+    pub disrupted: u32,
+}
+
+/// What to do with a payload after an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    /// Offer it again after a pause.
+    Retry {
+        /// The pause, in milliseconds.
+        after_ms: u64,
+        /// The count to keep for the next decision.
+        attempts: Attempts,
+    },
+    /// This outcome is its last.
+    Final,
+}
+
+enum Charge {
+    Nothing,
+    Failure,
+    Disruption,
+}
+
+/// Decides whether `outcome` is a payload's last. `attempts` is the count before this outcome, `retries` what the
+/// payload asked for, `jitter` a draw by the caller.
+pub fn decide(
+    outcome: &Outcome,
+    attempts: Attempts,
+    retries: u32,
+    at_most_once: bool,
+    jitter: Jitter,
+) -> Decision {
+    if at_most_once && outcome.launched {
+        return Decision::Final;
+    }
+    let (attempts, pauses, spent) = match charge(outcome) {
+        Charge::Nothing => return Decision::Final,
+        Charge::Failure => {
+            let failed = attempts.failed.saturating_add(1);
+            (Attempts { failed, ..attempts }, failed, failed > retries)
+        }
+        Charge::Disruption => {
+            let disrupted = attempts.disrupted.saturating_add(1);
+            (Attempts { disrupted, ..attempts }, disrupted, disrupted > MAX_DISRUPTIONS)
+        }
+    };
+    if spent {
+        return Decision::Final;
+    }
+    Decision::Retry { after_ms: RETRY_PAUSE.delay_ms(pauses, jitter), attempts }
+}
+
+fn charge(outcome: &Outcome) -> Charge {
+    match &outcome.conclusion {
+        Conclusion::Succeeded | Conclusion::Stopped(StopCause::Cancelled) => Charge::Nothing,
+        Conclusion::Exited(_) => Charge::Failure,
+        Conclusion::Stopped(cause) if cause.is_own_doing() => Charge::Failure,
+        Conclusion::Stopped(_) | Conclusion::Lost => Charge::Disruption,
+        Conclusion::Failed(fault) => match fault.class {
+            // A bad image or a command that is not there stays so.
+            FaultClass::Payload if !outcome.launched => Charge::Nothing,
+            FaultClass::Payload => Charge::Failure,
+            FaultClass::Retry | FaultClass::Slot | FaultClass::Pilot => Charge::Disruption,
+        },
+    }
+}
+
+#[cfg(test)]
+#[path = "retry_tests.rs"]
+mod tests;

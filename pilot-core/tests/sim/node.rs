@@ -1,0 +1,72 @@
+//! Pilots with their runtimes, and payloads, as chance makes them.
+
+use pilot_core::{Demand, Lifetime, Payload, Pilot, PilotConfig, SlotLimits};
+
+use super::chance::Chance;
+use super::check::Watch;
+use super::runtime::Ledger;
+use super::world::Climate;
+
+/// One pilot with its runtime. After a crash or a good end another takes its place, with a new life.
+pub(crate) struct Node {
+    pub(crate) pilot: Pilot,
+    pub(crate) watch: Watch,
+    pub(crate) ledgers: Vec<Ledger>,
+    pub(crate) life: u32,
+    pub(crate) born: u64,
+    pub(crate) alive: bool,
+    /// The runtime says nothing any more.
+    pub(crate) silent: bool,
+    pub(crate) wake: Option<u64>,
+}
+
+impl Node {
+    pub(crate) fn new(chance: &mut Chance, climate: &Climate) -> Self {
+        let slots = chance.between(1, 4) as u32;
+        let total = Demand { cpu_millis: 4_000, memory_bytes: 4_000 };
+        let limits = SlotLimits {
+            bound_wait_ms: 5_000,
+            drain_ms: 1_000,
+            clean_ms: 500,
+            clean_attempts: 3,
+            ..SlotLimits::default()
+        };
+        let config = PilotConfig {
+            limits,
+            bind_ahead: climate.bind_ahead,
+            ask_timeout_ms: 2_000,
+            poll_ms: 300,
+            prepare_timeout_ms: 2_000,
+            report_timeout_ms: 5_000,
+            aging_ms: 3_000,
+            stop_grace_ms: 400,
+            idle_ms: chance.in_thousand(300).then_some(4_000),
+            lifetime: chance.in_thousand(300).then_some(Lifetime {
+                total_ms: 30_000,
+                retire_before_ms: 5_000,
+                stop_before_ms: 2_000,
+            }),
+            ..PilotConfig::new(slots, total)
+        };
+        let ledgers = vec![Ledger::default(); slots as usize];
+        let (pilot, watch) = (Pilot::new(config), Watch::default());
+        Self { pilot, watch, ledgers, life: 1, born: 0, alive: true, silent: false, wake: None }
+    }
+}
+
+pub(crate) fn some_payload(chance: &mut Chance, n: u64) -> (Payload, u32) {
+    let payload = Payload {
+        name: format!("payload-{n}").into(),
+        family: format!("family-{}", n % 5).into(),
+        demand: Demand { cpu_millis: chance.between(1, 4) * 1_000, memory_bytes: chance.between(1, 4_000) },
+        trust: ["alice", "bob"][chance.between(0, 1) as usize].into(),
+        image: ["red", "green", "blue"][chance.between(0, 2) as usize].into(),
+        inputs: [].into(),
+        bind_timeout_ms: 800,
+        walltime_ms: 2_000,
+        grace_ms: chance.between(0, 300),
+        at_most_once: chance.in_thousand(300),
+        reusable: chance.in_thousand(700),
+    };
+    (payload, chance.between(0, 3) as u32)
+}
