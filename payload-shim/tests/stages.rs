@@ -1,0 +1,122 @@
+//! Stages by path and by descriptor, and the process that holds them.
+
+mod common;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use common::{Setup, in_greeted_slots, in_slots, memory, pipe, read_all, read_line};
+use wire::slot::*;
+
+fn content(fd: &OwnedFd) -> String {
+    let mut text = vec![0; 4096];
+    let length = rustix::io::pread(fd, &mut text, 0).expect("read");
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}
+
+#[test]
+fn stages_are_reached_by_path_and_by_descriptor() {
+    in_greeted_slots("by path", |slot| {
+        let (hits, fit) = (memory(b"hits", 0o444), memory(b"", 0o666));
+        let (reader, writer) = pipe();
+        let mut launch = slot.shell(
+            "cat /stage/in/hits.v1; cat /stage/in/table; echo $LATEBIND_FD_IN_HITS_V1 $LATEBIND_FD_OUT_FIT
+             head -c 2 /proc/self/fd/$LATEBIND_FD_IN_HITS_V1; setsid -w sh -c 'cat /stage/in/hits.v1; echo result > /stage/out/fit'",
+        );
+        launch.env.push(b"LATEBIND_FD_OUT_FIT=99".to_vec());
+        launch.links = vec![InputLink { name: "table".into(), target: b"/tmp/../work/table".to_vec() }];
+        launch.fds = vec![
+            FdRole::StageIn("hits.v1".into()),
+            FdRole::Stdout,
+            FdRole::Stderr,
+            FdRole::StageOut("fit".into()),
+        ];
+        let exec = Exec {
+            id: 1,
+            argv: vec![b"sh".to_vec(), b"-c".to_vec(), b"echo path > /work/table".to_vec()],
+            env: launch.env.clone(),
+            cwd: b"/".to_vec(),
+            fds: vec![],
+        };
+        slot.tell(&ToShim::Exec(exec), &[]);
+        assert_eq!(slot.hear(), FromShim::ExecEnded { id: 1, status: Ok(WaitStatus::Exited(0)) });
+        slot.begin(&launch, &[hits.as_fd(), writer.as_fd(), writer.as_fd(), fit.as_fd()]);
+        drop(writer);
+        let status = slot.exited().status;
+        assert_eq!(read_all(reader), "hitspath\n10 11\nhihits");
+        assert_eq!(status, WaitStatus::Exited(0));
+        assert_eq!(content(&fit), "result\n");
+    });
+}
+
+#[test]
+fn as_many_stages_as_allowed_can_be_lent() {
+    in_greeted_slots("many", |slot| {
+        let stages: Vec<OwnedFd> = (0..400).map(|n| memory(format!("<{n}>").as_bytes(), 0o444)).collect();
+        for (chunk, first) in stages.chunks(16).zip((0..).step_by(16)) {
+            let fds: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
+            let roles = (first..).take(fds.len()).map(|n| FdRole::StageIn(format!("s{n}"))).collect();
+            slot.tell(&ToShim::Lend { fds: roles }, &fds);
+        }
+        let launch = slot.shell(
+            "i=0; while [ $i -lt 400 ]; do eval fd=\\$LATEBIND_FD_IN_S$i; [ $fd = $((10+i)) ] || echo number $i $fd
+             read x < /stage/in/s$i; read y < /proc/self/fd/$fd; [ \"$x$y\" = \"<$i><$i>\" ] || echo wrong $i \"$x\" \"$y\"; i=$((i+1)); done
+             (ls /proc/$$/fd > /tmp/fds); wc -l < /tmp/fds",
+        );
+        let (report, output) = slot.run(&launch);
+        assert_eq!((report.status, output.trim()), (WaitStatus::Exited(0), "403"));
+        assert!(slot.clean().files >= 400);
+    });
+}
+
+#[test]
+fn a_refused_launch_takes_its_links_back_and_a_strange_file_is_not_replaced() {
+    let setup = Setup {
+        extra: "mkdir -p stage/in stage/out; echo mine > stage/out/taken; ln -s /old stage/in/stale",
+        ..Setup::default()
+    };
+    in_slots("links", setup, |slot| {
+        slot.greet(0);
+        let stage = memory(b"new", 0o666);
+        let mut launch = slot.launch(&["/no/such"]);
+        launch.fds = vec![FdRole::StageIn("a".into())];
+        assert!(
+            matches!(slot.refused(&launch, &[stage.as_fd()]), LaunchRefusal::Failed { step, .. } if step == "exec")
+        );
+        let mut launch = slot.shell("true");
+        launch.fds = vec![FdRole::StageIn("b".into()), FdRole::StageOut("taken".into())];
+        let exists = LaunchRefusal::Failed { step: "link".into(), errno: 17 };
+        assert_eq!(slot.refused(&launch, &[stage.as_fd(), stage.as_fd()]), exists);
+        let mut launch = slot.shell("cat /stage/in/stale; cat /stage/out/taken; ls /stage/in >&2");
+        let (reader, writer) = pipe();
+        launch.fds = vec![FdRole::StageIn("stale".into()), FdRole::Stdout, FdRole::Stderr];
+        slot.begin(&launch, &[stage.as_fd(), writer.as_fd(), writer.as_fd()]);
+        drop(writer);
+        assert_eq!(slot.exited().status, WaitStatus::Exited(0));
+        assert_eq!(read_all(reader), "newmine\nstale\n");
+        slot.clean();
+        assert_eq!(slot.run_shell("ls /stage/in; cat /stage/out/taken"), "mine\n", "outputs are the pilot's");
+    });
+}
+
+#[test]
+fn a_payload_that_kills_the_holder_is_ended_and_the_slot_lives_on() {
+    in_greeted_slots("holder", |slot| {
+        for _ in 0..3 {
+            let stage = memory(b"x", 0o444);
+            let (reader, writer) = pipe();
+            let mut launch = slot.shell(
+                "trap '' TERM; holder=$(readlink /stage/in/x | cut -d/ -f3); kill -TERM $holder; cat /stage/in/x; echo; kill -KILL $holder; while :; do read y <> /idle; done",
+            );
+            launch.fds = vec![FdRole::StageIn("x".into()), FdRole::Stdout];
+            slot.begin(&launch, &[stage.as_fd(), writer.as_fd()]);
+            drop(writer);
+            assert_eq!(read_line(&reader), "x", "SIGTERM ended the holder");
+            assert_eq!(slot.hear(), FromShim::HolderLost);
+            let report = slot.exited();
+            assert_eq!(report.status, WaitStatus::Signaled { signal: 9, core: false });
+            assert!(!report.stopped);
+            assert_eq!(slot.clean().failures, 0);
+        }
+        assert_eq!(slot.run_shell("ls /stage/in"), "");
+    });
+}
