@@ -1,0 +1,63 @@
+//! A content-addressed store of OCI images: find, verify, unpack, materialise, collect.
+//!
+//! ```text
+//! reference --candidate--> verified manifest, config, layers
+//!             --ingest---> files/ (one object a content), trees/ (merged tree), images/ (record, last)
+//!             --materialise--> a local tree that a runner mounts or binds
+//! ```
+//! # Promises
+//! - A name in the store is a digest; it is visible once its bytes are whole.
+//! - An image is visible once every blob digest and every diff_id of it was verified.
+//! - Layers are hostile input: no name of theirs is resolved on disk, and every length has a limit.
+//! - A process that is killed at any point harms no image; what it leaves is swept.
+//!
+//! # What it must not know
+//! Mounts, namespaces, containers, payloads, async. All methods block: call them where that is allowed.
+#![forbid(unsafe_code)]
+
+mod archive_file;
+mod blob_stream;
+mod candidate;
+mod digest;
+mod entry;
+#[doc(hidden)]
+pub mod fuzz;
+mod gc;
+mod ingest;
+mod layer;
+mod layer_builder;
+pub mod layout;
+mod limits;
+mod lookup;
+mod materialise;
+mod mount_points;
+mod objects;
+mod pax;
+mod record;
+mod reference;
+mod scratch;
+mod source;
+mod sparse;
+mod spec;
+mod store;
+mod tar_stream;
+mod tree;
+mod tree_format;
+mod tree_writer;
+
+pub use digest::{Digest, DigestError};
+pub use entry::{EntryError, LeftOut};
+pub use gc::{Collected, Verified};
+pub use ingest::{IngestError, Preflight, PreflightError, Progress};
+pub use layer::LayerError;
+pub use limits::Limits;
+pub use lookup::{NoSuchProgram, UserError};
+pub use materialise::{Attach, MaterialiseError, Root};
+pub use mount_points::{MOUNT_FILES, MOUNT_POINTS, MountPoint, MountPointError};
+pub use objects::ObjectError;
+pub use record::{ImageId, LayerInfo};
+pub use reference::{Reference, ReferenceError, Transport};
+pub use source::SourceError;
+pub use spec::{ImageConfig, Platform};
+pub use store::{Hold, Options, Store, StoreError, StoredImage};
+pub use tree_format::TreeFormatError;

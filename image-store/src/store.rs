@@ -1,0 +1,395 @@
+//! The store's folder: opening, finding, listing. What is in it:
+//! ```text
+//! FORMAT                   version of the store
+//! files/ab/<hex>           contents of regular files, 0444
+//! blobs/sha256/ab/<hex>    manifests and configurations
+//! trees/<chain-id>.tree    merged trees, self-checking
+//! images/<manifest>.json   records: an image is stored exactly if its record is
+//! refs/<hash>.json         reference -> image, the last ingest of that reference
+//! ingest/                  work in progress, swept when its process is dead
+//! claims/, lock            advisory locks: they spare double work and keep collection away
+//! ```
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::digest::Digest;
+use crate::entry::LeftOut;
+use crate::limits::Limits;
+use crate::mount_points::MountPoint;
+use crate::objects::{ObjectError, ObjectWriter, Objects};
+use crate::record::{ImageId, LayerInfo, RECORD_VERSION, Record, RefRecord};
+use crate::reference::Reference;
+use crate::scratch::{self, Scratch};
+use crate::spec::{self, ConfigDocument, ImageConfig, Platform};
+use crate::tree::Tree;
+use crate::tree_format::{self, TreeFormatError};
+
+const FORMAT: &str = "{\"version\":1,\"algo\":\"sha256\"}\n";
+/// Trees kept in memory for look-ups; a tree of 100,000 files takes about 30 MB.
+const TREES_IN_MEMORY: usize = 4;
+
+/// How a store is used.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Bounds on images.
+    pub limits: Limits,
+    /// Platform that images must fit; `None` means this machine's.
+    pub platform: Option<Platform>,
+    /// Whether an ingest skips waiting for the disk. A power cut may then tear objects of images ingested
+    /// shortly before; [`Store::verify`] finds them. A killed process never does.
+    pub lazy_sync: bool,
+}
+
+/// A store of images. Methods block; clones of nothing: share it behind a reference or an `Arc`.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) root: PathBuf,
+    pub(crate) files: Objects,
+    pub(crate) blobs: Objects,
+    pub(crate) options: Options,
+    pub(crate) platform: Platform,
+    trees: Mutex<Vec<(Digest, Arc<Tree>)>>,
+}
+
+/// Why the store itself can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The file system refuses.
+    #[error("use the image store \"{}\"", .path.display())]
+    Access {
+        /// The store's folder.
+        path: PathBuf,
+        /// What was refused.
+        #[source]
+        source: ObjectError,
+    },
+    /// Made by another version of this program.
+    #[error("open the image store \"{}\": its format {found} is not known to this version", .path.display())]
+    Format {
+        /// The store's folder.
+        path: PathBuf,
+        /// What FORMAT says.
+        found: String,
+    },
+    /// A folder that holds something else.
+    #[error("make an image store in \"{}\": the folder is not empty and not a store", .0.display())]
+    NotAStore(PathBuf),
+    /// No such image.
+    #[error("find image {0} in the store")]
+    NoImage(String),
+    /// The image's tree is damaged.
+    #[error("load the tree of image {image}: remove the image and ingest it again")]
+    Tree {
+        /// The image.
+        image: ImageId,
+        /// What is wrong with it.
+        #[source]
+        source: TreeFormatError,
+    },
+    /// A document of the store is damaged.
+    #[error("read {what} of image {image}: remove the image and ingest it again")]
+    Document {
+        /// Which document.
+        what: &'static str,
+        /// The image.
+        image: ImageId,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Someone holds the image.
+    #[error("remove image {0}: it is in use")]
+    InUse(ImageId),
+    /// An ingest is under way, perhaps in another process.
+    #[error("collect garbage: an image is being ingested")]
+    Busy,
+}
+
+/// A stored image.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StoredImage {
+    /// Its identity.
+    pub image: ImageId,
+    /// References under which it was ingested last.
+    pub references: Vec<String>,
+    /// What it wants to run.
+    pub config: ImageConfig,
+    /// Its layers as the source had them.
+    pub layers: Vec<LayerInfo>,
+    /// Bytes of its files; contents that it shares with others are stored once.
+    pub unpacked_bytes: u64,
+    /// Entries of its layers.
+    pub entries: u64,
+    /// What an unprivileged user can't have of it.
+    pub left_out: LeftOut,
+    /// Places to mount over.
+    pub mount_points: Vec<MountPoint>,
+}
+
+/// Keeps an image from being removed, by this process or another of this machine, until dropped.
+#[derive(Debug)]
+pub struct Hold {
+    _record: File,
+}
+
+impl Store {
+    /// Opens the store in the folder `path`, or makes one if the folder is missing or empty; sweeps what
+    /// killed processes left.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`] and [`StoreError::NotAStore`]: then nothing was written.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, Options::default())
+    }
+
+    /// As [`Store::open`].
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(path: &Path, options: Options) -> Result<Self, StoreError> {
+        let access = |source| StoreError::Access { path: path.to_path_buf(), source };
+        let io = |source: io::Error| access(ObjectError::of(path, source));
+        let root = std::path::absolute(path).map_err(io)?;
+        prepare(&root).map_err(|error| match error {
+            PrepareError::Refused(error) => error,
+            PrepareError::Access(source) => access(source),
+        })?;
+        if let Err(error) = scratch::sweep(&root.join("ingest")) {
+            tracing::debug!(%error, "ingest folder not swept");
+        }
+        let platform = options.platform.clone().unwrap_or_else(Platform::host);
+        Ok(Self {
+            files: Objects::open(&root.join("files")).map_err(access)?,
+            blobs: Objects::open(&root.join("blobs/sha256")).map_err(access)?,
+            root,
+            options,
+            platform,
+            trees: Mutex::default(),
+        })
+    }
+
+    /// The store's folder, absolute.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// All stored images, ordered by digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`]. A damaged record is left out.
+    pub fn list(&self) -> Result<Vec<StoredImage>, StoreError> {
+        let refs = self.refs()?;
+        let mut images = Vec::new();
+        for id in self.image_ids()? {
+            if let Ok(image) = self.stored(&id, &refs) {
+                images.push(image);
+            }
+        }
+        Ok(images)
+    }
+
+    /// References and the images that they meant when they were last ingested, ordered by reference.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`].
+    pub fn refs(&self) -> Result<Vec<(String, ImageId)>, StoreError> {
+        let mut refs = Vec::new();
+        for path in self.json_files("refs")? {
+            let parsed = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            if let Some(RefRecord { reference, image }) = parsed {
+                refs.push((reference, image));
+            }
+        }
+        refs.sort();
+        Ok(refs)
+    }
+
+    /// One stored image.
+    ///
+    /// # Errors
+    /// [`StoreError::NoImage`] if it isn't stored.
+    pub fn image(&self, image: &ImageId) -> Result<StoredImage, StoreError> {
+        self.stored(image, &self.refs()?)
+    }
+
+    /// Whether an image is stored.
+    #[must_use]
+    pub fn contains(&self, image: &ImageId) -> bool {
+        self.record(image).is_ok()
+    }
+
+    /// Holds an image.
+    ///
+    /// # Errors
+    /// [`StoreError::NoImage`] if it isn't stored.
+    pub fn hold(&self, image: &ImageId) -> Result<Hold, StoreError> {
+        let path = self.record_path(image);
+        let record = File::open(&path).map_err(|_| StoreError::NoImage(image.to_string()))?;
+        record.lock_shared().map_err(|error| self.access(&path, error))?;
+        // It may have been removed while we waited for its remover.
+        if path.exists() { Ok(Hold { _record: record }) } else { Err(StoreError::NoImage(image.to_string())) }
+    }
+
+    fn stored(&self, id: &ImageId, refs: &[(String, ImageId)]) -> Result<StoredImage, StoreError> {
+        let record = self.record(id)?;
+        let references = refs.iter().filter(|(_, image)| image == id);
+        Ok(StoredImage {
+            image: *id,
+            references: references.map(|(reference, _)| reference.clone()).collect(),
+            config: self.config_document(id, &record)?.image,
+            layers: record.layers,
+            unpacked_bytes: record.unpacked_bytes,
+            entries: record.entries,
+            left_out: record.left_out,
+            mount_points: record.mount_points,
+        })
+    }
+
+    pub(crate) fn record_path(&self, image: &ImageId) -> PathBuf {
+        self.root.join("images").join(format!("{}.json", image.digest().hex()))
+    }
+
+    pub(crate) fn tree_path(&self, chain: &Digest) -> PathBuf {
+        self.root.join("trees").join(format!("{}.tree", chain.hex()))
+    }
+
+    pub(crate) fn ref_path(&self, reference: &str) -> PathBuf {
+        self.root.join("refs").join(format!("{}.json", Digest::of(reference.as_bytes()).hex()))
+    }
+
+    /// The text under which a reference is remembered.
+    pub(crate) fn ref_text(reference: &Reference) -> String {
+        match std::path::absolute(reference.path()) {
+            Ok(absolute) => reference.with_path(absolute).to_string(),
+            Err(_) => reference.to_string(),
+        }
+    }
+
+    pub(crate) fn record(&self, image: &ImageId) -> Result<Record, StoreError> {
+        let missing = || StoreError::NoImage(image.to_string());
+        let text = match fs::read(self.record_path(image)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+            Err(error) => return Err(self.access(&self.record_path(image), error)),
+        };
+        let record: Record = serde_json::from_slice(&text).map_err(|source| StoreError::Document {
+            what: "the record",
+            image: *image,
+            source,
+        })?;
+        if record.version == RECORD_VERSION { Ok(record) } else { Err(missing()) }
+    }
+
+    pub(crate) fn config_document(
+        &self,
+        image: &ImageId,
+        record: &Record,
+    ) -> Result<ConfigDocument, StoreError> {
+        let bytes = self
+            .blobs
+            .read(&record.config, self.options.limits.document_bytes)
+            .map_err(|source| StoreError::Access { path: self.root.clone(), source })?;
+        spec::parse_config(&bytes).map_err(|source| StoreError::Document {
+            what: "the configuration",
+            image: *image,
+            source,
+        })
+    }
+
+    /// The image's tree without mount points; kept in memory for the next look-up.
+    pub(crate) fn tree(&self, image: &ImageId, record: &Record) -> Result<Arc<Tree>, StoreError> {
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = trees.iter().position(|(chain, _)| *chain == record.chain) {
+            let found = trees.remove(at);
+            trees.push(found);
+        } else {
+            let path = self.tree_path(&record.chain);
+            let bytes = fs::read(&path).map_err(|error| self.access(&path, error))?;
+            let tree =
+                tree_format::decode(&bytes).map_err(|source| StoreError::Tree { image: *image, source })?;
+            if trees.len() >= TREES_IN_MEMORY {
+                trees.remove(0);
+            }
+            trees.push((record.chain, Arc::new(tree)));
+        }
+        trees.last().map(|(_, tree)| Arc::clone(tree)).ok_or_else(|| StoreError::NoImage(image.to_string()))
+    }
+
+    pub(crate) fn image_ids(&self) -> Result<Vec<ImageId>, StoreError> {
+        let stem = |path: &PathBuf| Digest::from_hex(path.file_stem()?.to_str()?).ok().map(ImageId::new);
+        let mut ids: Vec<ImageId> = self.json_files("images")?.iter().filter_map(stem).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn json_files(&self, folder: &str) -> Result<Vec<PathBuf>, StoreError> {
+        let folder = self.root.join(folder);
+        let entries = fs::read_dir(&folder).map_err(|error| self.access(&folder, error))?;
+        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect())
+    }
+
+    /// Writes a small file by rename.
+    pub(crate) fn replace(&self, scratch: &Scratch, path: &Path, bytes: &[u8]) -> Result<(), ObjectError> {
+        let temporary = scratch.path().join(format!("r{:016x}", fastrand::u64(..)));
+        fs::write(&temporary, bytes).map_err(|error| ObjectError::of(&self.root, error))?;
+        fs::rename(&temporary, path).map_err(|error| ObjectError::of(path, error))
+    }
+
+    pub(crate) fn scratch(&self) -> Result<Scratch, ObjectError> {
+        Scratch::create(&self.root.join("ingest")).map_err(|error| ObjectError::of(&self.root, error))
+    }
+
+    pub(crate) fn access(&self, path: &Path, error: io::Error) -> StoreError {
+        StoreError::Access { path: self.root.clone(), source: ObjectError::of(path, error) }
+    }
+
+    /// Stores a document.
+    pub(crate) fn put_blob(&self, writer: &ObjectWriter<'_>, bytes: &[u8]) -> Result<(), ObjectError> {
+        self.blobs.put(writer, bytes).map(|_| ())
+    }
+}
+
+enum PrepareError {
+    Refused(StoreError),
+    Access(ObjectError),
+}
+
+/// Makes the folders of a new store, or checks the version of an old one. FORMAT is written last, so a
+/// half-made store has none; it holds nothing but our folders and is made anew.
+fn prepare(root: &Path) -> Result<(), PrepareError> {
+    const FOLDERS: [&str; 6] = ["trees", "images", "refs", "ingest", "claims", "blobs"];
+    let io = |error| PrepareError::Access(ObjectError::of(root, error));
+    match fs::read_to_string(root.join("FORMAT")) {
+        Ok(found) if found == FORMAT => return Ok(()),
+        Ok(found) => {
+            let found = found.trim().escape_debug().take(80).collect();
+            return Err(PrepareError::Refused(StoreError::Format { path: root.to_path_buf(), found }));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(io)?;
+    for entry in fs::read_dir(root).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let ours = |name: &str| FOLDERS.contains(&name) || name == "files" || name.starts_with(".FORMAT");
+        if !name.to_str().is_some_and(ours) {
+            return Err(PrepareError::Refused(StoreError::NotAStore(root.to_path_buf())));
+        }
+    }
+    for folder in FOLDERS {
+        DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder)).map_err(io)?;
+    }
+    Objects::prepare(&root.join("files")).map_err(PrepareError::Access)?;
+    Objects::prepare(&root.join("blobs/sha256")).map_err(PrepareError::Access)?;
+    let temporary = root.join(format!(".FORMAT-{:016x}", fastrand::u64(..)));
+    fs::write(&temporary, FORMAT).map_err(io)?;
+    fs::rename(&temporary, root.join("FORMAT")).map_err(io)
+}
