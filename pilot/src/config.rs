@@ -1,0 +1,304 @@
+//! Settings: each has one name as a flag, an environment variable and a key of the settings file.
+//!
+//! A flag wins over the environment, that over the file, that over the default. `--state-dir` is `LATEBIND_STATE_DIR` and
+//! `state-dir:`. The file is `$XDG_CONFIG_HOME/latebind/settings.yaml`, or the one that `--settings` names; it need not
+//! exist. Nothing else in the pilot reads the environment.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::units::{Bytes, MilliCpu};
+
+/// Settings as given, by flag or environment. Everything is optional: defaults depend on the machine.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[command(next_help_heading = "Settings (flag, LATEBIND_<NAME>, or a key of the settings file)")]
+pub struct Settings {
+    /// File with settings, a YAML mapping of these names
+    #[arg(long, env = "LATEBIND_SETTINGS", global = true, value_name = "FILE")]
+    #[serde(skip)]
+    pub settings: Option<PathBuf>,
+    /// Where images are kept; may be shared between machines [default: ~/.cache/latebind]
+    #[arg(long, env = "LATEBIND_STORE", global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Where running slots live; local to this machine [default: $XDG_RUNTIME_DIR/latebind or below /dev/shm]
+    #[arg(long, env = "LATEBIND_STATE_DIR", global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where payloads' work folders and file stages live, on disk [default: $TMPDIR/latebind-UID]
+    #[arg(long, env = "LATEBIND_SCRATCH_DIR", global = true, value_name = "DIR")]
+    pub scratch_dir: Option<PathBuf>,
+    /// The payload-shim program [default: beside the pilot]
+    #[arg(long, env = "LATEBIND_SHIM", global = true, value_name = "FILE")]
+    pub shim: Option<PathBuf>,
+    /// How an image becomes a root file system
+    #[arg(long, env = "LATEBIND_ATTACH", global = true, value_enum)]
+    pub attach: Option<AttachChoice>,
+    /// First host uid for slots when the pilot runs as root [default: 2000000000]
+    #[arg(long, env = "LATEBIND_UID_BASE", global = true, value_name = "UID")]
+    pub uid_base: Option<u32>,
+    /// Slots: how many payloads may run at once [default: the processors this process may use]
+    #[arg(long, env = "LATEBIND_SLOTS", global = true, value_name = "N")]
+    pub slots: Option<u32>,
+    /// Processors to hand out, shared by all slots, such as 4 or 2500m [default: all that this process may use]
+    #[arg(long, env = "LATEBIND_CPU", global = true, value_name = "CPUS")]
+    pub cpu: Option<MilliCpu>,
+    /// Memory to hand out, shared by all slots, such as 8Gi [default: 80% of what is available]
+    #[arg(long, env = "LATEBIND_MEMORY", global = true, value_name = "BYTES")]
+    pub memory: Option<Bytes>,
+    /// Most bytes kept of each payload's stdout, and of its stderr [default: 16Mi]
+    #[arg(long, env = "LATEBIND_LOG_MAX", global = true, value_name = "BYTES")]
+    pub log_max: Option<Bytes>,
+}
+
+/// The attach ladder (ARCHITECTURE.md), or one rung of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachChoice {
+    /// The first that works here.
+    #[default]
+    Auto,
+    /// Overlay whose file contents stay in the store (Linux 6.16 without root).
+    DataOnly,
+    /// Overlay over an extracted tree (Linux 5.11 without root).
+    Overlay,
+    /// A copied tree.
+    Copy,
+}
+
+/// Settings after defaults; what the rest of the pilot sees.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The image store.
+    pub store: PathBuf,
+    /// Slots, sockets, metadata trees.
+    pub state_dir: PathBuf,
+    /// Work folders and file stages.
+    pub scratch_dir: PathBuf,
+    /// The shim's program file.
+    pub shim: PathBuf,
+    /// How to attach.
+    pub attach: AttachChoice,
+    /// First slot uid as root.
+    pub uid_base: u32,
+    /// Number of slots.
+    pub slots: u32,
+    /// Processors to hand out, in thousandths.
+    pub cpu_millis: u64,
+    /// Memory to hand out, in bytes.
+    pub memory_bytes: u64,
+    /// Most bytes kept of one stream.
+    pub log_max_bytes: u64,
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file that `--settings` names can't be read.
+    #[error("read settings {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not a mapping of settings.
+    #[error("{}: {reason}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column and what is wrong, in one line.
+        reason: String,
+    },
+    /// A value that can't work.
+    #[error("--{name} {value}: {reason}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// Why not, and what would do.
+        reason: &'static str,
+    },
+    /// No shim beside the pilot and none named.
+    #[error("find payload-shim at {}: build it with ./build, or name it with --shim", path.display())]
+    NoShim {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// No home folder is known.
+    #[error("choose a folder for images: HOME is not set; name one with --store")]
+    NoHome,
+}
+
+/// What defaults depend on, read once by `main`; an argument so that tests choose it.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// `$XDG_CACHE_HOME`.
+    pub cache_home: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`.
+    pub config_home: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
+    /// `$TMPDIR`.
+    pub tmp_dir: Option<PathBuf>,
+    /// `$NO_COLOR` is set: no colours, on a terminal neither.
+    pub no_color: bool,
+    /// The pilot's own program file.
+    pub program: Option<PathBuf>,
+    /// Effective uid.
+    pub uid: u32,
+    /// Processors that this process may use.
+    pub processors: u32,
+    /// Bytes of memory available now.
+    pub memory_available_bytes: u64,
+}
+
+/// Share of the available memory that is handed out by default, in percent; the rest is for the page cache and the
+/// pilot itself.
+const MEMORY_SHARE_PERCENT: u64 = 80;
+/// Slots run under this uid and the ones above it: beyond what useradd(8) or a subuid range hands out.
+const UID_BASE: u32 = 2_000_000_000;
+/// More slots than this help nobody on one machine and cost a folder and a uid each.
+const SLOTS_MAX: u32 = 1024;
+
+impl Settings {
+    /// Fills the gaps from the settings file.
+    ///
+    /// # Errors
+    /// When a named file can't be read, or a file is wrong.
+    pub fn with_file(self, around: &Surroundings) -> Result<Self, ConfigError> {
+        let default = around
+            .config_home
+            .clone()
+            .or_else(|| around.home.as_ref().map(|home| home.join(".config")))
+            .map(|folder| folder.join("latebind/settings.yaml"));
+        let Some(path) = self.settings.clone().or_else(|| default.clone()) else { return Ok(self) };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.settings.is_none() => {
+                return Ok(self);
+            }
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        if text.trim().is_empty() {
+            return Ok(self);
+        }
+        let file: Self = serde_saphyr::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path, reason: one_line(&error.to_string()) })?;
+        Ok(self.or(file))
+    }
+
+    fn or(self, file: Self) -> Self {
+        let Self {
+            settings,
+            store,
+            state_dir,
+            scratch_dir,
+            shim,
+            attach,
+            uid_base,
+            slots,
+            cpu,
+            memory,
+            log_max,
+        } = self;
+        Self {
+            settings,
+            store: store.or(file.store),
+            state_dir: state_dir.or(file.state_dir),
+            scratch_dir: scratch_dir.or(file.scratch_dir),
+            shim: shim.or(file.shim),
+            attach: attach.or(file.attach),
+            uid_base: uid_base.or(file.uid_base),
+            slots: slots.or(file.slots),
+            cpu: cpu.or(file.cpu),
+            memory: memory.or(file.memory),
+            log_max: log_max.or(file.log_max),
+        }
+    }
+}
+
+impl Config {
+    /// Checks the settings and fills in the machine's defaults.
+    ///
+    /// # Errors
+    /// When a value can't work here.
+    pub fn new(settings: Settings, around: &Surroundings) -> Result<Self, ConfigError> {
+        let Settings {
+            settings: _,
+            store,
+            state_dir,
+            scratch_dir,
+            shim,
+            attach,
+            uid_base,
+            slots,
+            cpu,
+            memory,
+            log_max,
+        } = settings;
+        let tmp = around.tmp_dir.clone().unwrap_or_else(|| PathBuf::from("/tmp"));
+        let runtime = || match &around.runtime_dir {
+            Some(folder) => folder.join("latebind"),
+            None => PathBuf::from(format!("/dev/shm/latebind-{}", around.uid)),
+        };
+        let slots = slots.unwrap_or(around.processors.max(1));
+        if slots == 0 || slots > SLOTS_MAX {
+            let reason = "at least one slot and at most 1024 are possible";
+            return Err(ConfigError::Value { name: "slots", value: slots.to_string(), reason });
+        }
+        let cpu_millis = cpu.map_or(u64::from(around.processors.max(1)) * 1000, |cpu| cpu.0);
+        if cpu_millis == 0 {
+            let reason = "payloads need some processor time, such as 1 or 500m";
+            return Err(ConfigError::Value { name: "cpu", value: "0".into(), reason });
+        }
+        Ok(Self {
+            store: store_folder(store, around)?,
+            state_dir: absolute(state_dir.unwrap_or_else(runtime)),
+            scratch_dir: absolute(
+                scratch_dir.unwrap_or_else(|| tmp.join(format!("latebind-{}", around.uid))),
+            ),
+            shim: find_shim(shim, around)?,
+            attach: attach.unwrap_or_default(),
+            uid_base: uid_base.unwrap_or(UID_BASE),
+            slots,
+            cpu_millis,
+            memory_bytes: memory
+                .map_or(around.memory_available_bytes / 100 * MEMORY_SHARE_PERCENT, |memory| memory.0),
+            log_max_bytes: log_max.map_or(crate::runtime::logs::LogLimit::default().0, |bytes| bytes.0),
+        })
+    }
+}
+
+/// The image store's folder: as named, or in the user's cache.
+///
+/// # Errors
+/// When none is named and there is no home folder.
+pub fn store_folder(named: Option<PathBuf>, around: &Surroundings) -> Result<PathBuf, ConfigError> {
+    let below_home = || around.home.as_ref().map(|home| home.join(".cache"));
+    let cache = || around.cache_home.clone().or_else(below_home).map(|cache| cache.join("latebind"));
+    named.or_else(cache).map(absolute).ok_or(ConfigError::NoHome)
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn find_shim(named: Option<PathBuf>, around: &Surroundings) -> Result<PathBuf, ConfigError> {
+    let beside = || around.program.as_deref().and_then(Path::parent).map(|dir| dir.join("payload-shim"));
+    let path = named.or_else(beside).unwrap_or_else(|| PathBuf::from("payload-shim"));
+    if path.is_file() { Ok(absolute(path)) } else { Err(ConfigError::NoShim { path }) }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

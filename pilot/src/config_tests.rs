@@ -1,0 +1,56 @@
+//! Where a setting's value comes from.
+
+use super::{Config, ConfigError, Settings, Surroundings};
+use crate::units::Bytes;
+
+fn around(folder: &std::path::Path) -> Surroundings {
+    std::fs::write(folder.join("payload-shim"), b"").expect("shim");
+    Surroundings {
+        home: Some(folder.to_path_buf()),
+        program: Some(folder.join("pilot")),
+        uid: 7,
+        processors: 4,
+        memory_available_bytes: 1000,
+        ..Surroundings::default()
+    }
+}
+
+#[test]
+fn defaults_follow_the_machine() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let config = Config::new(Settings::default(), &around(folder.path())).expect("config");
+    assert_eq!((config.slots, config.cpu_millis, config.memory_bytes), (4, 4000, 800));
+    assert_eq!(config.store, folder.path().join(".cache/latebind"));
+    assert_eq!(config.state_dir, std::path::Path::new("/dev/shm/latebind-7"));
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let file = folder.path().join("s.yaml");
+    std::fs::write(&file, "slots: 9\nmemory: 1Gi\n").expect("write");
+    let given = Settings { settings: Some(file), slots: Some(2), ..Settings::default() };
+    let merged = given.with_file(&around(folder.path())).expect("merge");
+    assert_eq!((merged.slots, merged.memory), (Some(2), Some(Bytes(1 << 30))));
+}
+
+#[test]
+fn an_unknown_key_names_file_and_line_and_a_missing_named_file_is_an_error() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let file = folder.path().join("s.yaml");
+    std::fs::write(&file, "slots: 9\nslotz: 1\n").expect("write");
+    let given = Settings { settings: Some(file.clone()), ..Settings::default() };
+    let error = given.with_file(&around(folder.path())).expect_err("unknown key").to_string();
+    assert!(error.starts_with(&file.display().to_string()) && error.contains("slotz"), "{error}");
+    let given = Settings { settings: Some(folder.path().join("no.yaml")), ..Settings::default() };
+    assert!(matches!(given.with_file(&around(folder.path())), Err(ConfigError::Read { .. })));
+}
+
+#[test]
+fn values_that_cannot_work_are_refused() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let none = Settings { slots: Some(0), ..Settings::default() };
+    assert!(matches!(Config::new(none, &around(folder.path())), Err(ConfigError::Value { .. })));
+    let around = Surroundings { program: Some("nowhere/pilot".into()), ..around(folder.path()) };
+    assert!(matches!(Config::new(Settings::default(), &around), Err(ConfigError::NoShim { .. })));
+}

@@ -1,0 +1,443 @@
+//! The loop: select an event, let `pilot-core` decide, apply what it says.
+//!
+//! Only this task holds the [`Pilot`]; everything else sends it [`News`]. Waiting, I/O and time live here and in the
+//! tasks it starts; decisions don't.
+//!
+//! **Must not know:** any adapter, how anything is shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pilot_core::{
+    Claim, ClaimId, Conclusion, DoneWhy, Event, Fault, FaultClass, ImageKey, Input, Moment, Order, Outcome,
+    Output, PhaseName, Pilot, PilotConfig, ReleaseWhy, SlotId, StopCause, StopKind, Why,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::executor::{Job, ORDERS_MAX, serve_slot};
+use crate::payload::Payload;
+use crate::ports::{Claimed, Cluster, Offer, Prepared, Queue, Reported, Runtime, StopRequest};
+pub use crate::progress::Progress;
+
+/// News that may wait for the driver. Each slot has at most two answers under way, each claim two; beyond this senders wait.
+const NEWS_MAX: usize = 1024;
+
+/// How long a pilot that is done waits for its queue to take what it was told.
+const HAND_BACK: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What tasks tell the driver.
+#[derive(Debug)]
+pub(crate) enum News {
+    Input(Input),
+    Claimed(Result<Claimed, Fault>),
+    Prepared { claim: ClaimId, prepared: Result<Prepared, Fault> },
+    Reported { claim: ClaimId, outcome: Outcome, reported: Result<Reported, Fault> },
+    Note { claim: ClaimId, note: String },
+}
+
+/// How a pilot came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Why.
+    pub why: DoneWhy,
+    /// The signal that stopped it, if one did.
+    pub signal: Option<i32>,
+}
+
+/// Drives one pilot.
+#[derive(Debug)]
+pub struct Driver<Q, R, C> {
+    queue: Arc<Q>,
+    runtime: Arc<R>,
+    cluster: C,
+    pilot: Pilot,
+    start: Instant,
+    claims: BTreeMap<ClaimId, Held>,
+    slots: Vec<Seat>,
+    tasks: JoinSet<()>,
+    /// What each task is for, in case it panics.
+    errands: BTreeMap<tokio::task::Id, Errand>,
+    news: mpsc::Sender<News>,
+    inbox: mpsc::Receiver<News>,
+    /// The queue said that it has nothing; it will say when that changes.
+    hungry: bool,
+    images_told: BTreeSet<String>,
+    signal: Option<i32>,
+}
+
+/// What a task was started for.
+#[derive(Clone, Copy, Debug)]
+enum Errand {
+    Slot(SlotId),
+    Preflight(ClaimId),
+    /// Something said to the queue, about this claim if about one.
+    Queue(Option<ClaimId>),
+}
+
+/// A slot's task, and the payload that its orders are about.
+#[derive(Debug)]
+struct Seat {
+    jobs: mpsc::Sender<Job>,
+    payload: Option<Arc<Payload>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    offer: Offer,
+    note: Option<String>,
+}
+
+impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
+    /// A pilot with its adapters; needs a tokio runtime.
+    pub fn new(config: PilotConfig, queue: Arc<Q>, runtime: Arc<R>, cluster: C) -> Self {
+        let (news, inbox) = mpsc::channel(NEWS_MAX);
+        let slots = config.slots;
+        let mut driver = Self {
+            queue,
+            runtime,
+            cluster,
+            pilot: Pilot::new(config),
+            start: Instant::now(),
+            claims: BTreeMap::new(),
+            slots: Vec::new(),
+            tasks: JoinSet::new(),
+            errands: BTreeMap::new(),
+            news,
+            inbox,
+            hungry: false,
+            images_told: BTreeSet::new(),
+            signal: None,
+        };
+        for slot in 0..slots {
+            let jobs = driver.serve(SlotId(slot));
+            driver.slots.push(Seat { jobs, payload: None });
+        }
+        driver
+    }
+
+    /// Starts a slot's task.
+    fn serve(&mut self, slot: SlotId) -> mpsc::Sender<Job> {
+        let (orders, jobs) = mpsc::channel(ORDERS_MAX);
+        let task = self.tasks.spawn(serve_slot(Arc::clone(&self.runtime), slot, jobs, self.news.clone()));
+        self.errands.insert(task.id(), Errand::Slot(slot));
+        orders
+    }
+
+    /// Runs until the pilot is done.
+    pub async fn run(mut self, mut show: impl FnMut(Progress)) -> Done {
+        let mut inputs = vec![Input::Tick];
+        loop {
+            for input in std::mem::take(&mut inputs) {
+                let now = self.now();
+                if let Some(why) = self.decide(now, input, &mut show).await {
+                    self.hand_back(&mut show).await;
+                    return Done { why, signal: self.signal };
+                }
+            }
+            inputs = self.select(&mut show).await;
+        }
+    }
+
+    /// One input, with all that follows from it; says when the pilot is done.
+    async fn decide(
+        &mut self,
+        now: Moment,
+        input: Input,
+        show: &mut impl FnMut(Progress),
+    ) -> Option<DoneWhy> {
+        let mut done = None;
+        for output in self.pilot.handle(now, input) {
+            match output {
+                Output::Done(why) => done = Some(why),
+                output => self.apply(output, show).await,
+            }
+        }
+        done
+    }
+
+    /// Lets what was said to the queue reach it, and gives back claims whose grant was on its way when the pilot ended.
+    async fn hand_back(&mut self, show: &mut impl FnMut(Progress)) {
+        let until = Instant::now() + HAND_BACK;
+        loop {
+            while let Ok(news) = self.inbox.try_recv() {
+                for input in self.on_news(news, show) {
+                    let now = self.now();
+                    let _already_done = self.decide(now, input, show).await;
+                }
+            }
+            if !self.errands.values().any(|errand| matches!(errand, Errand::Queue(_))) {
+                return;
+            }
+            tokio::select! {
+                Some(ended) = self.tasks.join_next_with_id() => drop(self.on_task_end(ended)),
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Waits for the next thing that happens.
+    async fn select(&mut self, show: &mut impl FnMut(Progress)) -> Vec<Input> {
+        let due = self.pilot.deadline().map(|at| self.start + std::time::Duration::from_millis(at.0));
+        let wake = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // A stop must not wait behind a thousand answers; deadlines must be seen before what came too late for them.
+            biased;
+            request = self.cluster.watch_stop() => vec![self.on_stop(request)],
+            () = wake => vec![Input::Tick],
+            Some(ended) = self.tasks.join_next_with_id() => self.on_task_end(ended),
+            Some(news) = self.inbox.recv() => self.on_news(news, show),
+            () = self.queue.wait_ready(), if self.hungry => {
+                self.hungry = false;
+                vec![Input::QueueFilled]
+            }
+            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {
+                show(Progress::Tick);
+                Vec::new()
+            }
+        }
+    }
+
+    fn on_stop(&mut self, request: StopRequest) -> Input {
+        let (kind, signal) = match request {
+            StopRequest::Grace { signal } => (StopKind::Grace, signal),
+            StopRequest::Kill { signal } => (StopKind::Kill, signal),
+        };
+        tracing::info!(?kind, signal, "told to stop");
+        self.signal.get_or_insert(signal);
+        Input::Stop { kind, cause: StopCause::PilotStopping }
+    }
+
+    /// Tasks end when their work is done. One that panicked is a fault of the pilot itself: everything is stopped, and what
+    /// the task owed is answered for it, so that nothing waits for it.
+    fn on_task_end(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) -> Vec<Input> {
+        let error = match ended {
+            Ok((task, ())) => {
+                self.errands.remove(&task);
+                return Vec::new();
+            }
+            Err(error) => error,
+        };
+        tracing::error!(%error, "a task of the pilot failed; stopping everything");
+        let fault =
+            Fault::new(FaultClass::Pilot, "the pilot itself failed (a task panicked); please report it");
+        let mut inputs = match self.errands.remove(&error.id()) {
+            Some(Errand::Slot(slot)) => {
+                let jobs = self.serve(slot);
+                if let Some(seat) = self.slots.get_mut(slot.0 as usize) {
+                    seat.jobs = jobs;
+                }
+                let epoch = self.pilot.slot(slot).map(pilot_core::Slot::epoch).unwrap_or_default();
+                vec![Input::Slot { slot, epoch, event: Event::SlotLost(fault) }]
+            }
+            // Whichever of the two it is that the pilot waits for; it ignores the other.
+            Some(Errand::Preflight(claim) | Errand::Queue(Some(claim))) => {
+                vec![Input::PrepareFailed { claim, fault }, Input::ReportDone { claim }]
+            }
+            Some(Errand::Queue(None)) | None => Vec::new(),
+        };
+        inputs.push(Input::Stop { kind: StopKind::Kill, cause: StopCause::PilotStopping });
+        inputs
+    }
+
+    fn on_news(&mut self, news: News, show: &mut impl FnMut(Progress)) -> Vec<Input> {
+        match news {
+            News::Input(input) => vec![input],
+            News::Note { claim, note } => {
+                if let Some(held) = self.claims.get_mut(&claim) {
+                    held.note = Some(note);
+                }
+                Vec::new()
+            }
+            News::Claimed(Ok(Claimed::Offers(offers))) => vec![self.on_offers(offers)],
+            News::Claimed(Ok(Claimed::Closed)) => vec![Input::QueueClosed],
+            News::Claimed(Ok(Claimed::Empty)) => {
+                self.hungry = true;
+                vec![Input::QueueEmpty]
+            }
+            News::Claimed(Err(fault)) => {
+                tracing::warn!(%fault, "the queue can't be asked");
+                vec![Input::QueueEmpty]
+            }
+            News::Prepared { claim, prepared } => vec![self.on_prepared(claim, prepared, show)],
+            News::Reported { claim, outcome, reported } => {
+                self.on_reported(claim, outcome, reported, show);
+                vec![Input::ReportDone { claim }]
+            }
+        }
+    }
+
+    fn on_offers(&mut self, offers: Vec<Offer>) -> Input {
+        let claims =
+            offers.iter().map(|offer| Claim { id: offer.claim, payload: offer.facts(), lease: None });
+        let input = Input::Offered(claims.collect());
+        self.claims.extend(offers.into_iter().map(|offer| (offer.claim, Held { offer, note: None })));
+        input
+    }
+
+    fn on_prepared(
+        &mut self,
+        claim: ClaimId,
+        prepared: Result<Prepared, Fault>,
+        show: &mut impl FnMut(Progress),
+    ) -> Input {
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(fault) => return Input::PrepareFailed { claim, fault },
+        };
+        if let Some(held) = self.claims.get(&claim)
+            && self.images_told.insert(held.offer.payload.image.clone())
+        {
+            show(Progress::Prepared {
+                image: held.offer.payload.image.clone(),
+                bytes: prepared.bytes_brought,
+            });
+        }
+        // Whatever was missing has been brought in by now.
+        Input::Prepared { claim, image: ImageKey(prepared.image.into()), bytes_missing: 0 }
+    }
+
+    fn on_reported(
+        &mut self,
+        claim: ClaimId,
+        outcome: Outcome,
+        reported: Result<Reported, Fault>,
+        show: &mut impl FnMut(Progress),
+    ) {
+        let Some(held) = self.claims.remove(&claim) else { return };
+        let payload = held.offer.payload;
+        let (retry, skipped) = match reported {
+            Ok(Reported::Retried) => (true, Vec::new()),
+            Ok(Reported::Final { skipped }) => (false, skipped),
+            Err(fault) => {
+                tracing::error!(payload = %payload.name, %fault, "the queue did not take a report");
+                (false, Vec::new())
+            }
+        };
+        if !retry {
+            self.runtime.settle(&payload);
+        }
+        let ended = Progress::Ended {
+            payload: Arc::clone(&payload),
+            attempt: held.offer.terms.attempt,
+            outcome,
+            note: held.note,
+            retry,
+        };
+        show(ended);
+        for lost in skipped {
+            self.runtime.settle(&lost);
+            show(Progress::Skipped { payload: lost, because: Arc::clone(&payload) });
+        }
+    }
+
+    async fn apply(&mut self, output: Output, show: &mut impl FnMut(Progress)) {
+        match output {
+            Output::AskClaims(at_most) => {
+                let queue = Arc::clone(&self.queue);
+                self.effect(
+                    Errand::Queue(None),
+                    async move { Some(News::Claimed(queue.claim(at_most).await)) },
+                );
+            }
+            Output::Prepare(claim) => self.prepare(claim.id),
+            Output::Slot { slot, epoch, claim, order } => self.order(slot, epoch, claim, order).await,
+            Output::Renew(claim) => {
+                let queue = Arc::clone(&self.queue);
+                self.effect(Errand::Queue(Some(claim)), async move {
+                    let lost = queue.renew(claim).await.is_err();
+                    lost.then_some(News::Input(Input::LeaseLost { claim }))
+                });
+            }
+            Output::Report { claim, outcome } => self.report(claim, outcome),
+            // Given back it would be offered again, and never fit.
+            Output::Release { claim, why: ReleaseWhy::NeverFits { total } } => {
+                let fault =
+                    Fault::new(FaultClass::Payload, format!("it asks for more than the pilot has: {total}"));
+                self.report(claim, Outcome::before_launch(Conclusion::Failed(fault)));
+            }
+            Output::Release { claim, why } => {
+                tracing::debug!(%claim, ?why, "released");
+                self.claims.remove(&claim);
+                let queue = Arc::clone(&self.queue);
+                self.effect(Errand::Queue(Some(claim)), async move {
+                    if let Err(fault) = queue.release(claim, why).await {
+                        tracing::warn!(%claim, %fault, "the queue did not take a claim back");
+                    }
+                    None
+                });
+            }
+            Output::Moved { slot, epoch, claim, from, to, event } => {
+                let held = self.claims.get(&claim);
+                let payload = held.map(|held| held.offer.payload.name.as_str());
+                tracing::info!(%slot, %epoch, payload, %from, %to, %event, "moved");
+                if let (PhaseName::Running, Some(held)) = (to, held) {
+                    let (payload, attempt) = (Arc::clone(&held.offer.payload), held.offer.terms.attempt);
+                    show(Progress::Started { payload, slot, attempt });
+                }
+            }
+            Output::Ignored { slot, epoch, event, why: Why::NotInThisPhase } => {
+                tracing::error!(%slot, %epoch, %event, "an event made no sense");
+            }
+            Output::Ignored { slot, epoch, event, why } => {
+                tracing::debug!(%slot, %epoch, %event, ?why, "ignored");
+            }
+            // `run` ends on it before it comes here.
+            Output::Done(_) => {}
+        }
+    }
+
+    fn report(&mut self, claim: ClaimId, outcome: Outcome) {
+        let queue = Arc::clone(&self.queue);
+        self.effect(Errand::Queue(Some(claim)), async move {
+            let reported = queue.report(claim, outcome.clone()).await;
+            Some(News::Reported { claim, outcome, reported })
+        });
+    }
+
+    fn prepare(&mut self, claim: ClaimId) {
+        let Some(held) = self.claims.get(&claim) else { return };
+        let (runtime, payload) = (Arc::clone(&self.runtime), Arc::clone(&held.offer.payload));
+        self.effect(Errand::Preflight(claim), async move {
+            let prepared = runtime.prepare(&payload).await;
+            Some(News::Prepared { claim, prepared })
+        });
+    }
+
+    async fn order(&mut self, slot: SlotId, epoch: pilot_core::Epoch, claim: ClaimId, order: Order) {
+        let Some(seat) = self.slots.get_mut(slot.0 as usize) else { return };
+        if let Some(held) = self.claims.get(&claim) {
+            seat.payload = Some(Arc::clone(&held.offer.payload));
+        }
+        // Cleaning goes on after its claim was reported.
+        let Some(payload) = seat.payload.clone() else {
+            tracing::error!(%slot, %claim, "an order for a claim that nobody knows");
+            return;
+        };
+        if seat.jobs.send(Job { epoch, order, payload }).await.is_err() {
+            tracing::error!(%slot, "the slot's task is gone");
+        }
+    }
+
+    /// Starts a task whose news, if any, comes back to the loop. Bounded by what pilot-core has under way: a few for each
+    /// claim that it holds.
+    fn effect(&mut self, errand: Errand, work: impl Future<Output = Option<News>> + Send + 'static) {
+        let news = self.news.clone();
+        let task = self.tasks.spawn(async move {
+            if let Some(item) = work.await {
+                let _ = news.send(item).await;
+            }
+        });
+        self.errands.insert(task.id(), errand);
+    }
+}

@@ -1,0 +1,98 @@
+//! A payload as the ports pass it: everything resolved, every unit typed.
+//!
+//! Queue adapters make these; runtime adapters follow them. `pilot-core` sees only the few facts it decides on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use stage::{StageName, StageUri};
+
+/// One payload of one submitter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// The workflow that it belongs to.
+    pub workflow: StageName,
+    /// Unique within its workflow; names its log files and stages.
+    pub name: StageName,
+    /// The array it is an element of, or its own name.
+    pub family: StageName,
+    /// Image reference as the submitter wrote it, made absolute.
+    pub image: String,
+    /// Replaces the image's ENTRYPOINT.
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's CMD. Without command and args the image's own CMD holds.
+    pub args: Option<Vec<String>>,
+    /// Added to the image's ENV.
+    pub env: BTreeMap<String, String>,
+    /// Replaces the image's WORKDIR.
+    pub cwd: Option<String>,
+    /// Replaces the image's USER: user and group id.
+    pub user: Option<(u32, u32)>,
+    /// What it may use.
+    pub resources: Resources,
+    /// Longest run in milliseconds; `None` is no limit.
+    pub walltime_ms: Option<u64>,
+    /// Between TERM and KILL, in milliseconds.
+    pub grace_ms: u32,
+    /// What it reads.
+    pub inputs: Vec<Input>,
+    /// What it writes.
+    pub outputs: Vec<Output>,
+    /// Whether its root file system may be written (and is thrown away).
+    pub writable_root: bool,
+    /// Whether it shares the host's network.
+    pub host_network: bool,
+}
+
+/// Limits of one payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Thousandths of a processor.
+    pub cpu_millis: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Bytes in `/work`.
+    pub disk_bytes: u64,
+}
+
+/// One input, `/stage/in/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Its name.
+    pub name: StageName,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+/// Where an input comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file or folder of the host, absolute.
+    Host(PathBuf),
+    /// An output of another payload of the workflow.
+    Stage(StageUri),
+}
+
+/// One output, `/stage/out/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Its name.
+    pub name: StageName,
+    /// How it is held.
+    pub class: StageClass,
+    /// Most bytes.
+    pub max_bytes: u64,
+    /// Where a copy goes when the payload has succeeded, absolute.
+    pub save: Option<PathBuf>,
+    /// Payloads that will read it: it is released with the last of them, and without any at the workflow's end.
+    pub readers: BTreeSet<StageName>,
+}
+
+/// Class of a stage (ARCHITECTURE.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageClass {
+    /// A file, made immutable by a lease and a read-only link.
+    File,
+    /// Memory, made immutable by seals.
+    Memory,
+}

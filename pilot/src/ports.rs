@@ -1,0 +1,197 @@
+//! The three ports: where work comes from, where it runs, what the surroundings say.
+//!
+//! Adapters take and give the types of this crate and of `pilot-core` only; every failure is a [`Fault`] whose class says
+//! who is to blame. A fourth port needs a reason.
+//!
+//! **Must not know:** any adapter.
+
+use std::sync::Arc;
+
+use pilot_core::{
+    ClaimId, Demand, Drained, Epoch, Exit, Fault, ImageKey, Outcome, ReleaseWhy, Signal, SlotId, TrustGroup,
+};
+
+use crate::payload::{Payload, Source};
+
+/// A payload with the right to run it.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The right.
+    pub claim: ClaimId,
+    /// What to run.
+    pub payload: Arc<Payload>,
+    /// Facts that pilot-core decides on and only the queue knows.
+    pub terms: Terms,
+}
+
+/// Longest bind in milliseconds. A healthy one takes a few; a network file system may take its time.
+const BIND_TIMEOUT_MS: u64 = 60_000;
+/// A payload without a walltime: longer than any machine is up (100 years).
+const NO_WALLTIME_MS: u64 = 3_155_760_000_000;
+
+impl Offer {
+    /// What pilot-core has to know of it.
+    #[must_use]
+    pub fn facts(&self) -> pilot_core::Payload {
+        let payload = &*self.payload;
+        let inputs = payload.inputs.iter().filter_map(|input| match &input.source {
+            Source::Stage(uri) => Some(pilot_core::InputKey(uri.to_string().into())),
+            Source::Host(_) => None,
+        });
+        pilot_core::Payload {
+            name: payload.name.as_str().into(),
+            family: payload.family.as_str().into(),
+            demand: Demand {
+                cpu_millis: payload.resources.cpu_millis,
+                memory_bytes: payload.resources.memory_bytes,
+            },
+            trust: TrustGroup(self.terms.trust_group.as_str().into()),
+            image: ImageKey(payload.image.as_str().into()),
+            inputs: inputs.collect(),
+            bind_timeout_ms: BIND_TIMEOUT_MS,
+            walltime_ms: payload.walltime_ms.unwrap_or(NO_WALLTIME_MS),
+            grace_ms: u64::from(payload.grace_ms),
+            at_most_once: self.terms.at_most_once,
+            reusable: !payload.writable_root,
+        }
+    }
+}
+
+/// The queue's terms for one claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Payloads of different groups never share a warm slot.
+    pub trust_group: String,
+    /// Never run it a second time.
+    pub at_most_once: bool,
+    /// Which try this is, from 1.
+    pub attempt: u32,
+}
+
+/// Answer to a request for work.
+#[derive(Clone, Debug)]
+pub enum Claimed {
+    /// Payloads, at most as many as were asked for.
+    Offers(Vec<Offer>),
+    /// Nothing at the moment; the queue wakes the pilot when there is.
+    Empty,
+    /// Nothing ever again.
+    Closed,
+}
+
+/// What a queue did with a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// The payload is done with, and so are those that will never run because of it.
+    Final {
+        /// Payloads that will not be offered.
+        skipped: Vec<Arc<Payload>>,
+    },
+    /// The payload will be offered again.
+    Retried,
+}
+
+/// Where work comes from.
+pub trait Queue: Send + Sync + 'static {
+    /// Asks for up to `at_most` payloads.
+    fn claim(&self, at_most: u32) -> impl Future<Output = Result<Claimed, Fault>> + Send;
+    /// Prolongs a claim's lease.
+    fn renew(&self, claim: ClaimId) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Ends a claim with its outcome.
+    fn report(
+        &self,
+        claim: ClaimId,
+        outcome: Outcome,
+    ) -> impl Future<Output = Result<Reported, Fault>> + Send;
+    /// Gives a claim back unused.
+    fn release(&self, claim: ClaimId, why: ReleaseWhy) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Resolves when a claim that found nothing may find something.
+    fn wait_ready(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// An image that passed its preflight and is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its digest.
+    pub image: String,
+    /// Bytes that had to be brought in for it.
+    pub bytes_brought: u64,
+}
+
+/// How a launched payload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its wait status and, when the runtime knows it, the limit that ended it.
+    pub exit: Exit,
+    /// What else there is to say, in one line: the program that was not found, the processes it left.
+    pub note: Option<String>,
+}
+
+/// Where payloads run. Calls about one slot come one after the other; a call whose future is dropped has no further
+/// effect of its own, and the next call finds the slot as it was left. `signal` may come at any time.
+pub trait Runtime: Send + Sync + 'static {
+    /// Checks the payload's image, without touching a slot, and makes it ready to bind.
+    fn prepare(&self, payload: &Payload) -> impl Future<Output = Result<Prepared, Fault>> + Send;
+    /// Puts the image in the slot. Returns when the slot's shim has proved itself.
+    fn bind(
+        &self,
+        slot: SlotId,
+        epoch: Epoch,
+        payload: &Payload,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Runs the payload in a bound slot. Returns when nothing of it runs any more.
+    fn launch(
+        &self,
+        slot: SlotId,
+        payload: &Payload,
+    ) -> impl Future<Output = Result<Ended, LaunchFault>> + Send;
+    /// Asks the payload of a running `launch` to end; returns at once.
+    fn signal(&self, slot: SlotId, signal: Signal);
+    /// Makes sure that nothing of the payload runs, flushes its logs and, with `commit`, makes its outputs stages.
+    fn drain(&self, slot: SlotId, payload: &Payload, commit: bool) -> impl Future<Output = Drained> + Send;
+    /// Removes every trace of the payload from the slot. `Ok(true)` when its image is still there for the next one.
+    fn clean(&self, slot: SlotId) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// The payload will not run again: what only it would have read may go.
+    fn settle(&self, payload: &Payload);
+}
+
+/// Why a launch has no exit status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchFault {
+    /// The payload could not be started; none of its code ran.
+    NotStarted(Fault),
+    /// The slot is gone, and the payload with it.
+    SlotLost(Fault),
+    /// The kernel ended the whole slot for memory; this is what the payload's exit amounts to.
+    OutOfMemory(Exit),
+}
+
+/// What the surroundings ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopRequest {
+    /// End every payload with its grace, then the pilot.
+    Grace {
+        /// The signal that asked.
+        signal: i32,
+    },
+    /// End everything at once.
+    Kill {
+        /// The signal that asked.
+        signal: i32,
+    },
+}
+
+/// What the surroundings are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// `local` or `kubernetes`.
+    pub backend: &'static str,
+}
+
+/// The machine or cluster that the pilot is a guest of.
+pub trait Cluster: Send + 'static {
+    /// What it is.
+    fn status(&self) -> impl Future<Output = ClusterStatus> + Send;
+    /// Resolves when the pilot is to stop; again when it is to stop harder.
+    fn watch_stop(&mut self) -> impl Future<Output = StopRequest> + Send;
+}

@@ -1,0 +1,3 @@
+//! Queue adapters: where payloads come from.
+
+pub mod workflow;

@@ -1,0 +1,22 @@
+//! Runtime adapters: where payloads run. `slots` and `logs` are common to all of them.
+
+pub mod local;
+pub mod logs;
+pub mod slots;
+
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a descriptor with the runtime's event loop.
+///
+/// # Errors
+/// When it can't be polled, such as a regular file.
+#[expect(
+    deprecated,
+    reason = "deprecated for types whose AsRawFd lies or changes; OwnedFd's does neither, and the new constructor is unsafe"
+)]
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, interest)
+}

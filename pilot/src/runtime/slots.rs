@@ -1,0 +1,178 @@
+//! The pilot's end of a slot's control socket, common to all runtimes.
+//!
+//! A listener lives in the slot's control folder for one epoch. Whoever connects has [`HELLO_WAIT`] to say Hello with
+//! the nonce of that epoch; anyone else is dropped and costs nothing but that connection.
+//!
+//! **Must not know:** how the slot's container came to be, queues, stages.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use wire::frame::{self, ReceiveError, SendError};
+use wire::slot::{FromShim, Nonce, ShimState, ToShim};
+use wire::version::PROTOCOL;
+
+use super::watch;
+
+/// How long a new connection may take to say Hello. A shim says it within a millisecond of connecting.
+const HELLO_WAIT: Duration = Duration::from_secs(2);
+/// Connections that fail to prove themselves before the bind is given up: a payload of the same uid that found the
+/// socket could otherwise keep us busy.
+const STRANGERS_MAX: u32 = 64;
+
+/// Why a slot's socket did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// The socket could not be made.
+    #[error("listen for the slot's shim")]
+    Listen(#[source] std::io::Error),
+    /// Too many connections that could not prove themselves.
+    #[error("wait for the slot's shim: {STRANGERS_MAX} connections failed to prove themselves")]
+    Strangers,
+    /// The shim speaks another protocol.
+    #[error("talk to the slot's shim: it speaks protocol {theirs}, this pilot {PROTOCOL}")]
+    Protocol {
+        /// Its version.
+        theirs: wire::version::Version,
+    },
+    /// A frame could not be sent.
+    #[error("talk to the slot's shim")]
+    Send(#[from] SendError),
+    /// A message of ours breaks its limits.
+    #[error("talk to the slot's shim")]
+    Encode(#[from] wire::EncodeError),
+    /// A frame could not be received.
+    #[error("listen to the slot's shim")]
+    Receive(#[from] ReceiveError),
+    /// A frame was not a message.
+    #[error("understand the slot's shim")]
+    Decode(#[from] wire::DecodeError),
+    /// A launch could not be put in memory.
+    #[error("send a long launch")]
+    Memory(#[from] wire::LaunchMemoryError),
+    /// There is no connection any more.
+    #[error("talk to the slot's shim: the connection is gone")]
+    Gone,
+    /// The kernel's error while waiting.
+    #[error("wait for the slot's shim")]
+    Wait(#[source] std::io::Error),
+}
+
+/// The socket on which one slot's shim announces itself.
+#[derive(Debug)]
+pub struct SlotListener {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl SlotListener {
+    /// Binds `sock` in the control folder. The folder's path may be longer than a socket address holds (108 bytes,
+    /// unix(7)), so the address goes through its descriptor. The socket is writable by all: the folder's own path is
+    /// what keeps others out, and the nonce is what counts.
+    ///
+    /// # Errors
+    /// When the socket cannot be made; needs a tokio runtime.
+    pub fn bind(control: &Path) -> Result<Self, SlotError> {
+        let make = || -> std::io::Result<OwnedFd> {
+            let folder =
+                rustix::fs::open(control, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+            let path = format!("/proc/self/fd/{}/sock", std::os::fd::AsRawFd::as_raw_fd(&folder));
+            rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
+            rustix::fs::chmodat(&folder, "sock", Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())?;
+            rustix::net::listen(&socket, 8)?;
+            Ok(socket)
+        };
+        let socket = make().and_then(|fd| watch(fd, Interest::READABLE)).map_err(SlotError::Listen)?;
+        Ok(Self { socket })
+    }
+
+    /// Waits for the shim that knows `nonce`. Give it a deadline from outside.
+    ///
+    /// # Errors
+    /// When too many strangers call or the proven shim speaks another protocol.
+    pub async fn accept_proven(&self, nonce: Nonce) -> Result<(Connection, ShimState), SlotError> {
+        for _ in 0..STRANGERS_MAX {
+            let connection = self.accept().await?;
+            let hello = tokio::time::timeout(HELLO_WAIT, connection.receive()).await;
+            if let Ok(Ok(Some(FromShim::Hello { protocol, nonce: theirs, state }))) = hello
+                && theirs == nonce
+            {
+                if !PROTOCOL.understands(protocol) {
+                    return Err(SlotError::Protocol { theirs: protocol });
+                }
+                return Ok((connection, state));
+            }
+            tracing::warn!("a connection to the slot's socket did not prove itself");
+        }
+        Err(SlotError::Strangers)
+    }
+
+    async fn accept(&self) -> Result<Connection, SlotError> {
+        loop {
+            let mut ready = self.socket.readable().await.map_err(SlotError::Wait)?;
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let accepted =
+                ready.try_io(|socket| rustix::net::accept_with(socket, flags).map_err(std::io::Error::from));
+            match accepted {
+                Ok(Ok(fd)) => {
+                    return Ok(Connection {
+                        socket: watch(fd, Interest::READABLE | Interest::WRITABLE)
+                            .map_err(SlotError::Wait)?,
+                    });
+                }
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Err(SlotError::Wait(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// A connection to a shim.
+#[derive(Debug)]
+pub struct Connection {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Connection {
+    /// Sends one message and its descriptors.
+    ///
+    /// # Errors
+    /// When the message breaks its limits or the shim is gone.
+    pub async fn send(&self, message: &ToShim, fds: &[BorrowedFd<'_>]) -> Result<(), SlotError> {
+        let bytes = wire::encode(message)?;
+        loop {
+            let mut ready = self.socket.writable().await.map_err(SlotError::Wait)?;
+            match frame::send(self.socket.get_ref().as_fd(), &bytes, fds) {
+                Ok(()) => return Ok(()),
+                Err(SendError::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Receives one message; `None` when the shim has closed its end. A shim sends no descriptors: any that come are
+    /// closed unread.
+    ///
+    /// # Errors
+    /// When what arrives is not a message.
+    pub async fn receive(&self) -> Result<Option<FromShim>, SlotError> {
+        loop {
+            let mut ready = self.socket.readable().await.map_err(SlotError::Wait)?;
+            match frame::receive(self.socket.get_ref().as_fd()) {
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => return Ok(Some(wire::decode(&frame.bytes)?)),
+                Err(error) if error.is_would_block() => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What a payload writes, and where it is saved.
+//!
+//! Must not know: who reads it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+
+use super::located::Position;
+use super::model::{Output, Payload};
+use super::plan::{INDEX_PLACE, PlannedOutput};
+use super::problem::{Complaints, shortened};
+use super::quantities::bytes;
+use super::settings::named;
+
+/// Keeps a runaway output from filling the disk.
+const OUTPUT_BYTES_DEFAULT: u64 = 1 << 30;
+
+/// The outputs of one payload or array.
+pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<PlannedOutput> {
+    let mut names = BTreeSet::new();
+    let mut outputs = Vec::with_capacity(payload.outputs.len());
+    for output in &payload.outputs {
+        if named("output", &output.name, complaints).is_some() && !names.insert(output.name.as_str()) {
+            let text = format!("two outputs are called {:?}; rename one", output.name.value);
+            complaints.add(output.name.at, text);
+        }
+        let max_size = output.max_size.as_ref().and_then(|text| bytes("max_size", text, complaints));
+        outputs.push(PlannedOutput {
+            name: output.name.value.clone(),
+            class: output.class,
+            max_bytes: max_size.unwrap_or(OUTPUT_BYTES_DEFAULT),
+            save: save(output, payload.count.is_some(), complaints),
+        });
+    }
+    outputs
+}
+
+/// A workflow file may come from elsewhere; it can't choose to overwrite files outside of the folder for results.
+fn save(output: &Output, in_array: bool, complaints: &mut Complaints) -> Option<String> {
+    let path = output.save.as_ref()?;
+    let inside = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+    let names_a_file = Path::new(path.as_str()).file_name().is_some() && !path.ends_with('/');
+    if !names_a_file || path.contains('\0') || !Path::new(path.as_str()).components().all(inside) {
+        let advice = "write a relative path to a file, without ..";
+        complaints.add(
+            path.at,
+            format!("save {:?} is no path inside the folder for results; {advice}", shortened(path)),
+        );
+    } else if in_array && !path.contains(INDEX_PLACE) {
+        let text = format!(
+            "all elements of the array would be saved to {:?}; put {INDEX_PLACE} into it",
+            shortened(path)
+        );
+        complaints.add(path.at, text);
+    }
+    Some(path.value.clone())
+}
+
+/// Two outputs saved to one path overwrite each other, in whatever order they end.
+pub(super) fn saved_twice<'a>(payloads: impl Iterator<Item = &'a Payload>, complaints: &mut Complaints) {
+    let mut taken: BTreeMap<Vec<Component<'a>>, Position> = BTreeMap::new();
+    for path in payloads.flat_map(|payload| &payload.outputs).filter_map(|output| output.save.as_ref()) {
+        let parts: Vec<Component<'a>> =
+            Path::new(path.as_str()).components().filter(|part| *part != Component::CurDir).collect();
+        if let Some(first) = taken.insert(parts, path.at) {
+            complaints.add(
+                path.at,
+                format!("{:?} is also saved at line {}; choose another path", shortened(path), first.line),
+            );
+        }
+    }
+}

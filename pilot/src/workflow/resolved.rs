@@ -1,0 +1,68 @@
+//! One input of a payload or array, and how its data is dealt out to the elements.
+//!
+//! Must not know: how references are spelled.
+
+use super::located::Position;
+use super::plan::{InputSource, PlannedInput};
+use super::references::{Group, Origin, Target};
+
+/// An input whose reference is resolved.
+#[derive(Debug)]
+pub(super) struct Resolved<'a> {
+    pub(super) name: &'a str,
+    pub(super) at: Position,
+    pub(super) scatter: bool,
+    pub(super) origin: Origin,
+}
+
+impl Resolved<'_> {
+    /// How many files or stages it stands for; `None` when it is a single thing by nature, which takes no number.
+    pub(super) fn many(&self, groups: &[Group<'_>]) -> Option<usize> {
+        match &self.origin {
+            Origin::Host(_) => None,
+            Origin::Matches(paths) => Some(paths.len()),
+            Origin::Stage { target: Target { group, element: None }, .. } => {
+                let group = &groups[*group];
+                group.is_array().then_some(group.width() as usize)
+            }
+            Origin::Stage { .. } => None,
+        }
+    }
+
+    /// How many inputs the element `index` of `width` gets from it. The first element gets the most.
+    pub(super) fn share(&self, groups: &[Group<'_>], index: usize, width: usize) -> usize {
+        match self.many(groups) {
+            None => 1,
+            Some(many) if self.scatter => many.saturating_sub(index).div_ceil(width),
+            Some(many) => many,
+        }
+    }
+
+    /// The inputs of the element `index` of `width`.
+    pub(super) fn dealt(&self, groups: &[Group<'_>], index: usize, width: usize) -> Vec<PlannedInput> {
+        let Some(many) = self.many(groups) else {
+            return vec![PlannedInput { name: self.name.to_owned(), source: self.source(groups, 0) }];
+        };
+        let is_pair = self.scatter && many == width && matches!(self.origin, Origin::Stage { .. });
+        if is_pair {
+            return vec![PlannedInput { name: self.name.to_owned(), source: self.source(groups, index) }];
+        }
+        let (from, step) = if self.scatter { (index, width) } else { (0, 1) };
+        let numbered = |(k, which)| PlannedInput {
+            name: format!("{}-{k}", self.name),
+            source: self.source(groups, which),
+        };
+        (from..many).step_by(step).enumerate().map(numbered).collect()
+    }
+
+    fn source(&self, groups: &[Group<'_>], which: usize) -> InputSource {
+        match &self.origin {
+            Origin::Host(path) => InputSource::Host(path.clone()),
+            Origin::Matches(paths) => InputSource::Host(paths[which].clone()),
+            Origin::Stage { target, output } => {
+                let element = target.element.map_or(which, |element| element as usize);
+                InputSource::Stage { producer: groups[target.group].first + element, output: *output }
+            }
+        }
+    }
+}
