@@ -131,10 +131,13 @@ impl Search<'_> {
         let available = listed(&tags);
         let reference = self.name.clone();
         if let Some(tag) = self.reference.tag() {
-            let wanted = full_name(tag);
-            let has =
-                |image: &SavedImage| image.repo_tags.iter().flatten().any(|tag| full_name(tag) == wanted);
-            let found = images.iter().position(has);
+            let has = |image: &SavedImage, same: &dyn Fn(&str) -> bool| {
+                image.repo_tags.iter().flatten().any(|tag| same(tag))
+            };
+            let exact = images.iter().position(|image| has(image, &|other| other == tag));
+            let short = short_name(tag);
+            let found = exact
+                .or_else(|| images.iter().position(|image| has(image, &|other| short_name(other) == short)));
             let found = found.ok_or(SourceError::NoTag { reference, available })?;
             return Ok(images.swap_remove(found));
         }
@@ -283,9 +286,12 @@ fn listed(tags: &[&str]) -> String {
     if tags.is_empty() { "no tags".to_owned() } else { tags.join(", ") }
 }
 
-/// `busybox` and `docker.io/library/busybox:latest` are one name.
-fn full_name(name: &str) -> String {
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+/// A name as users shorten it: without the registry's host, without `library/`, and with a tag.
+fn short_name(name: &str) -> String {
+    let name = match name.split_once('/') {
+        Some((host, rest)) if host.contains(['.', ':']) => rest,
+        _ => name,
+    };
     let name = name.strip_prefix("library/").unwrap_or(name);
     let tagged = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
     if tagged { name.to_owned() } else { format!("{name}:latest") }

@@ -8,7 +8,8 @@ use crate::digest::Digest;
 use crate::objects::ObjectError;
 use crate::record::ImageId;
 use crate::scratch;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
+use crate::store_format::StoreError;
 
 /// What a collection freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,4 +1,4 @@
-//! From a reference to a stored image, and the look before that touches nothing.
+//! From a reference to a stored image.
 //!
 //! # Flow
 //! 1. Find the image in its source; verify manifest, configuration, lengths.
@@ -23,12 +23,14 @@ use crate::entry::{EntryError, LeftOut, shown};
 use crate::layer::{Budget, LayerError, LayerParts, LayerReader};
 use crate::mount_points::{self, MountPointError};
 use crate::objects::{ObjectError, ObjectWriter};
-use crate::record::{ImageId, LayerInfo, RECORD_VERSION, Record, RefRecord};
+use crate::preflight::infos;
+use crate::record::{ImageId, RECORD_VERSION, Record, RefRecord};
 use crate::reference::Reference;
 use crate::scratch::Scratch;
 use crate::source::SourceError;
-use crate::spec::{self, ImageConfig};
-use crate::store::{Store, StoreError};
+use crate::spec;
+use crate::store::Store;
+use crate::store_format::StoreError;
 use crate::tree::Tree;
 use crate::tree_format;
 
@@ -38,23 +40,6 @@ const LAYERS_AT_ONCE: usize = 4;
 const CLAIM_WAIT: Duration = Duration::from_secs(600);
 const CLAIM_POLL: Duration = Duration::from_millis(20);
 
-/// What is known of an image before anything is done with it.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Preflight {
-    /// The image that the reference means here and now.
-    pub image: ImageId,
-    /// Digest of its configuration.
-    pub config_digest: Digest,
-    /// What it wants to run.
-    pub config: ImageConfig,
-    /// Its layers.
-    pub layers: Vec<LayerInfo>,
-    /// Bytes of layers that an ingest would have to read; 0 if the image, or one with the same layers, is
-    /// stored.
-    pub bytes_missing: u64,
-}
-
 /// How far an ingest has come, in bytes of layers as the source has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,15 +48,6 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Bytes to read.
     pub bytes_total: u64,
-}
-
-/// Why an image can't be looked at.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PreflightError {
-    /// The image is not there, not whole, or not for this machine.
-    #[error(transparent)]
-    Source(#[from] SourceError),
 }
 
 /// Why an image could not be stored. Nothing of it is visible then.
@@ -119,23 +95,6 @@ pub enum IngestError {
 }
 
 impl Store {
-    /// Finds out what a reference means: reads documents, no layers; writes nothing.
-    ///
-    /// # Errors
-    /// [`SourceError`] in all its forms: a bad image is refused here.
-    pub fn preflight(&self, reference: &Reference) -> Result<Preflight, PreflightError> {
-        let candidate = candidate::find(reference, &self.platform, &self.options.limits)?;
-        let layers = infos(&candidate.layers);
-        let stored = self.tree_path(&spec::chain_id(&candidate.document.diff_ids)).exists();
-        Ok(Preflight {
-            image: ImageId::new(candidate.manifest_digest),
-            config_digest: candidate.config_digest,
-            config: candidate.document.image,
-            bytes_missing: if stored { 0 } else { layers.iter().map(|layer| layer.bytes).sum() },
-            layers,
-        })
-    }
-
     /// Stores the image that a reference means; does nothing but remember the reference if it is stored.
     /// `progress` is called from several threads.
     ///
@@ -206,12 +165,6 @@ impl Store {
         }
         None
     }
-}
-
-fn infos(layers: &[LayerSource]) -> Vec<LayerInfo> {
-    let info =
-        |layer: &LayerSource| LayerInfo { digest: layer.digest.unwrap_or(layer.diff_id), bytes: layer.size };
-    layers.iter().map(info).collect()
 }
 
 /// One ingest under way.

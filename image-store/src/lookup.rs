@@ -7,8 +7,10 @@ use crate::entry::shown;
 use crate::mount_points::MOUNT_POINTS;
 use crate::objects::ObjectError;
 use crate::record::ImageId;
-use crate::store::{Store, StoreError};
-use crate::tree::{NodeKind, Tree, split};
+use crate::store::Store;
+use crate::store_format::StoreError;
+use crate::tree::{NodeKind, Tree};
+use crate::walk::split;
 
 /// /etc/passwd of a large site, exported whole; more is no honest image.
 const ACCOUNTS_BYTES_MAX: u64 = 16 << 20;

@@ -20,7 +20,8 @@ use crate::mount_points::{self, MountPointError};
 use crate::objects::ObjectError;
 use crate::record::{ImageId, Record};
 use crate::scratch::{self, Scratch};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
+use crate::store_format::StoreError;
 use crate::tree_writer::{Contents, TreeWriter};
 
 /// Part of a tree's name that changes when the way of writing trees does.

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entry::shown;
-use crate::tree::{Lost, Tree};
+use crate::tree::Tree;
+use crate::walk::Lost;
 
 /// Directories that every materialised image has.
 pub const MOUNT_POINTS: [&str; 9] =

@@ -10,9 +10,8 @@
 //! claims/, lock            advisory locks: they spare double work and keep collection away
 //! ```
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,10 +24,10 @@ use crate::record::{ImageId, LayerInfo, RECORD_VERSION, Record, RefRecord};
 use crate::reference::Reference;
 use crate::scratch::{self, Scratch};
 use crate::spec::{self, ConfigDocument, ImageConfig, Platform};
+use crate::store_format::{self, StoreError};
 use crate::tree::Tree;
-use crate::tree_format::{self, TreeFormatError};
+use crate::tree_format;
 
-const FORMAT: &str = "{\"version\":1,\"algo\":\"sha256\"}\n";
 /// Trees kept in memory for look-ups; a tree of 100,000 files takes about 30 MB.
 const TREES_IN_MEMORY: usize = 4;
 
@@ -53,61 +52,6 @@ pub struct Store {
     pub(crate) options: Options,
     pub(crate) platform: Platform,
     trees: Mutex<Vec<(Digest, Arc<Tree>)>>,
-}
-
-/// Why the store itself can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The file system refuses.
-    #[error("use the image store \"{}\"", .path.display())]
-    Access {
-        /// The store's folder.
-        path: PathBuf,
-        /// What was refused.
-        #[source]
-        source: ObjectError,
-    },
-    /// Made by another version of this program.
-    #[error("open the image store \"{}\": its format {found} is not known to this version", .path.display())]
-    Format {
-        /// The store's folder.
-        path: PathBuf,
-        /// What FORMAT says.
-        found: String,
-    },
-    /// A folder that holds something else.
-    #[error("make an image store in \"{}\": the folder is not empty and not a store", .0.display())]
-    NotAStore(PathBuf),
-    /// No such image.
-    #[error("find image {0} in the store")]
-    NoImage(String),
-    /// The image's tree is damaged.
-    #[error("load the tree of image {image}: remove the image and ingest it again")]
-    Tree {
-        /// The image.
-        image: ImageId,
-        /// What is wrong with it.
-        #[source]
-        source: TreeFormatError,
-    },
-    /// A document of the store is damaged.
-    #[error("read {what} of image {image}: remove the image and ingest it again")]
-    Document {
-        /// Which document.
-        what: &'static str,
-        /// The image.
-        image: ImageId,
-        /// Where and why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// Someone holds the image.
-    #[error("remove image {0}: it is in use")]
-    InUse(ImageId),
-    /// An ingest is under way, perhaps in another process.
-    #[error("collect garbage: an image is being ingested")]
-    Busy,
 }
 
 /// A stored image.
@@ -156,10 +100,7 @@ impl Store {
         let access = |source| StoreError::Access { path: path.to_path_buf(), source };
         let io = |source: io::Error| access(ObjectError::of(path, source));
         let root = std::path::absolute(path).map_err(io)?;
-        prepare(&root).map_err(|error| match error {
-            PrepareError::Refused(error) => error,
-            PrepareError::Access(source) => access(source),
-        })?;
+        store_format::prepare(&root)?;
         if let Err(error) = scratch::sweep(&root.join("ingest")) {
             tracing::debug!(%error, "ingest folder not swept");
         }
@@ -339,7 +280,12 @@ impl Store {
     /// Writes a small file by rename.
     pub(crate) fn replace(&self, scratch: &Scratch, path: &Path, bytes: &[u8]) -> Result<(), ObjectError> {
         let temporary = scratch.path().join(format!("r{:016x}", fastrand::u64(..)));
-        fs::write(&temporary, bytes).map_err(|error| ObjectError::of(&self.root, error))?;
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            if self.options.lazy_sync { Ok(()) } else { file.sync_all() }
+        };
+        write().map_err(|error| ObjectError::of(&self.root, error))?;
         fs::rename(&temporary, path).map_err(|error| ObjectError::of(path, error))
     }
 
@@ -355,41 +301,4 @@ impl Store {
     pub(crate) fn put_blob(&self, writer: &ObjectWriter<'_>, bytes: &[u8]) -> Result<(), ObjectError> {
         self.blobs.put(writer, bytes).map(|_| ())
     }
-}
-
-enum PrepareError {
-    Refused(StoreError),
-    Access(ObjectError),
-}
-
-/// Makes the folders of a new store, or checks the version of an old one. FORMAT is written last, so a
-/// half-made store has none; it holds nothing but our folders and is made anew.
-fn prepare(root: &Path) -> Result<(), PrepareError> {
-    const FOLDERS: [&str; 6] = ["trees", "images", "refs", "ingest", "claims", "blobs"];
-    let io = |error| PrepareError::Access(ObjectError::of(root, error));
-    match fs::read_to_string(root.join("FORMAT")) {
-        Ok(found) if found == FORMAT => return Ok(()),
-        Ok(found) => {
-            let found = found.trim().escape_debug().take(80).collect();
-            return Err(PrepareError::Refused(StoreError::Format { path: root.to_path_buf(), found }));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io(error)),
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(io)?;
-    for entry in fs::read_dir(root).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
-        let ours = |name: &str| FOLDERS.contains(&name) || name == "files" || name.starts_with(".FORMAT");
-        if !name.to_str().is_some_and(ours) {
-            return Err(PrepareError::Refused(StoreError::NotAStore(root.to_path_buf())));
-        }
-    }
-    for folder in FOLDERS {
-        DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder)).map_err(io)?;
-    }
-    Objects::prepare(&root.join("files")).map_err(PrepareError::Access)?;
-    Objects::prepare(&root.join("blobs/sha256")).map_err(PrepareError::Access)?;
-    let temporary = root.join(format!(".FORMAT-{:016x}", fastrand::u64(..)));
-    fs::write(&temporary, FORMAT).map_err(io)?;
-    fs::rename(&temporary, root.join("FORMAT")).map_err(io)
 }

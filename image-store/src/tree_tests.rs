@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::digest::Digest;
 
 fn entry(path: &str, kind: EntryKind) -> LayerEntry {
     let mtime = Mtime::default();

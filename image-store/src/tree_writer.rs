@@ -6,12 +6,12 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use crate::entry::{Content, Mtime, shown};
@@ -32,12 +32,12 @@ pub(crate) enum Contents {
 
 /// A tree on its way to a folder.
 pub(crate) struct TreeWriter<'a> {
-    tree: &'a Tree,
+    pub(crate) tree: &'a Tree,
     objects: &'a Objects,
     contents: Contents,
     readable_by_all: bool,
     /// By node: whether it has several names.
-    shared: Vec<bool>,
+    pub(crate) shared: Vec<bool>,
     no_reflink: AtomicBool,
     no_copy_range: AtomicBool,
 }
@@ -162,7 +162,7 @@ impl<'a> TreeWriter<'a> {
         self.finish_directory(dir, self.tree.node(id)).map_err(|error| (Box::from(&b"."[..]), error))
     }
 
-    fn finish_directory(&self, dir: &OwnedFd, node: &Node) -> Result<(), WriteError> {
+    pub(crate) fn finish_directory(&self, dir: &OwnedFd, node: &Node) -> Result<(), WriteError> {
         set_xattrs(dir, node)?;
         rustix::fs::fchmod(dir, self.mode(node))?;
         rustix::fs::futimens(dir, &times(node.mtime))?;
@@ -170,7 +170,7 @@ impl<'a> TreeWriter<'a> {
     }
 
     /// Makes what isn't a directory.
-    fn make(&self, dir: &OwnedFd, name: &[u8], node: &Node) -> Result<(), WriteError> {
+    pub(crate) fn make(&self, dir: &OwnedFd, name: &[u8], node: &Node) -> Result<(), WriteError> {
         match &node.kind {
             NodeKind::File(content) => self.make_file(dir, name, node, content),
             NodeKind::Symlink(target) => {
@@ -243,58 +243,10 @@ impl<'a> TreeWriter<'a> {
         }
         Mode::from_raw_mode(mode)
     }
-
-    /// Makes the nodes that have several names, then those names.
-    fn write_shared(&self, root: &OwnedFd) -> Result<(), ObjectError> {
-        if !self.shared.contains(&true) {
-            return Ok(());
-        }
-        let mut first: Vec<Option<Vec<u8>>> = vec![None; self.shared.len()];
-        let mut open: Vec<(NodeId, Vec<u8>)> = vec![(ROOT, Vec::new())];
-        while let Some((id, path)) = open.pop() {
-            let mut touched = None;
-            for (name, child) in self.tree.children(id) {
-                let node = self.tree.node(child);
-                let child_path = [&path, name].join(&b'/');
-                if matches!(node.kind, NodeKind::Directory(_)) {
-                    open.push((child, child_path));
-                } else if self.shared[child as usize] {
-                    let result = self.make_shared(root, &path, name, node, first[child as usize].as_deref());
-                    touched = Some(result.map_err(|error| at(&child_path, error))?);
-                    first[child as usize].get_or_insert(child_path);
-                }
-            }
-            if let Some(dir) = touched {
-                self.finish_directory(&dir, self.tree.node(id)).map_err(|error| at(&path, error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Answers the directory that has one more name.
-    fn make_shared(
-        &self,
-        root: &OwnedFd,
-        parent: &[u8],
-        name: &[u8],
-        node: &Node,
-        first: Option<&[u8]>,
-    ) -> Result<OwnedFd, WriteError> {
-        let dir = open_beneath(root, parent)?;
-        match first {
-            None => self.make(&dir, name, node)?,
-            Some(first) => {
-                let slash = first.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-                let first_dir = open_beneath(root, &first[..slash])?;
-                rustix::fs::linkat(&first_dir, &first[slash + 1..], &dir, name, AtFlags::empty())?;
-            }
-        }
-        Ok(dir)
-    }
 }
 
 /// An error of the kernel, or of the store.
-enum WriteError {
+pub(crate) enum WriteError {
     Kernel(Errno),
     Object(ObjectError),
 }
@@ -311,31 +263,11 @@ impl From<ObjectError> for WriteError {
     }
 }
 
-fn at(name: &[u8], error: WriteError) -> ObjectError {
+pub(crate) fn at(name: &[u8], error: WriteError) -> ObjectError {
     match error {
         WriteError::Kernel(error) => ObjectError::of(Path::new(&shown(name)), error),
         WriteError::Object(error) => error,
     }
-}
-
-/// A directory by its path from the root. Paths may be longer than the kernel takes at once.
-fn open_beneath(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, WriteError> {
-    const PIECE_BYTES: usize = 2048;
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let mut dir = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
-    let mut piece: Vec<u8> = Vec::new();
-    let mut names = crate::tree::split(path).peekable();
-    while let Some(name) = names.next() {
-        piece.extend_from_slice(name);
-        if names.peek().is_none() || piece.len() > PIECE_BYTES {
-            dir = rustix::fs::openat2(dir.as_fd(), &*piece, flags, Mode::empty(), resolve)?;
-            piece.clear();
-        } else {
-            piece.push(b'/');
-        }
-    }
-    Ok(dir)
 }
 
 fn set_xattrs(fd: &OwnedFd, node: &Node) -> Result<(), WriteError> {

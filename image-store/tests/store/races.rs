@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use image_store::layout::{Compression, LayerBlob, LayerBuilder};
 use image_store::{Attach, ImageId, Options, Progress, Reference, Store};
 
-use crate::common::{Place, count_files};
+use crate::common::{Place, chain, count_files, skipped};
 
 const FILES: usize = 600;
 
@@ -150,4 +150,53 @@ fn a_collection_waits_for_nobody_and_takes_nothing_from_an_ingest() {
         })
         .unwrap();
     check_whole(&store, &image, &place.path("local"));
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the parent speaks to its child through the environment")]
+fn the_child_with_a_small_disk() {
+    let Ok(orders) = std::env::var("IMAGE_STORE_TEST_SMALL_DISK") else { return };
+    let orders: Vec<&str> = orders.lines().collect();
+    let options = Options { lazy_sync: true, ..Options::default() };
+    let store = Store::open_with(&Path::new(orders[1]).join("store"), options).unwrap();
+    let error = store.ingest(&orders[0].parse().unwrap(), &|_| {}).unwrap_err();
+    assert!(store.list().unwrap().is_empty());
+    assert_eq!(count_files(&store.path().join("files")), 0, "what was written is collected");
+    std::fs::write(orders[2], chain(&error)).unwrap();
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the test owns the child and waits for it")]
+fn a_full_disk_is_said_plainly_and_left_as_it_was() {
+    let test = "a_full_disk_is_said_plainly_and_left_as_it_was";
+    let mut place = Place::new();
+    let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(400_000).collect();
+    let layer = (0..20).fold(LayerBuilder::new(), |layer, n| {
+        layer.file(format!("f{n}"), 0o644, [&noise[..], &[n]].concat())
+    });
+    place.add("t", vec![layer.finish(Compression::None).unwrap()]);
+    let (disk, said) = (place.path("disk"), place.path("said"));
+    fs::create_dir(&disk).unwrap();
+    let script = "mount -t tmpfs -o size=4m none \"$1\" || exit 99; shift; exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(&disk)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "races::the_child_with_a_small_disk", "--nocapture"])
+        .env(
+            "IMAGE_STORE_TEST_SMALL_DISK",
+            format!("{}\n{}\n{}", place.reference("t"), disk.display(), said.display()),
+        )
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return skipped(test, &format!("unshare: {error}")),
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(99) || (!said.exists() && errors.contains("unshare")) {
+        return skipped(test, errors.trim());
+    }
+    assert!(output.status.success(), "{errors}");
+    let said = fs::read_to_string(said).unwrap();
+    assert!(said.contains("no space is left there") && !said.contains('\n'), "{said}");
 }

@@ -196,7 +196,7 @@ fn docker_save(file: &std::path::Path, tags: &[&str]) -> (Digest, Vec<LayerBlob>
 fn a_docker_archive_is_an_image_with_an_identity_of_its_own() {
     let place = Place::new();
     let file = place.path("saved.tar");
-    let (config, _) = docker_save(&file, &["docker.io/library/thing:1"]);
+    let (config, _) = docker_save(&file, &["registry.invalid/library/thing:1"]);
     let store = place.store();
     let parse = |text: String| text.parse::<Reference>().unwrap();
     let found = store.preflight(&parse(format!("docker-archive:{}", file.display()))).unwrap();
@@ -208,7 +208,7 @@ fn a_docker_archive_is_an_image_with_an_identity_of_its_own() {
     refused(
         &store,
         &parse(format!("docker-archive:{}:other:1", file.display())),
-        "docker.io/library/thing:1",
+        "registry.invalid/library/thing:1",
     );
     refused(&store, &parse(format!("oci-archive:{}", file.display())), "write docker-archive:");
 }

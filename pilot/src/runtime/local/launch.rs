@@ -132,6 +132,7 @@ impl Live {
         signals: &mut mpsc::Receiver<Signal>,
     ) -> Result<Ended, LaunchFault> {
         let mut cause = None;
+        let mut note = None;
         let mut started = false;
         let mut give_up: Option<Instant> = Some(Instant::now() + SHIM_WAIT);
         let mut disk = tokio::time::interval_at(Instant::now() + DISK_LOOK, DISK_LOOK);
@@ -152,9 +153,9 @@ impl Live {
                         (started, give_up) = (true, None);
                     }
                     Ok(Some(FromShim::LaunchRefused { refusal, .. })) => return refused(&refusal),
-                    Ok(Some(FromShim::Exited(report))) => return Ok(self.exited(&report, cause)),
+                    Ok(Some(FromShim::Exited(report))) => return Ok(self.exited(&report, cause, note)),
                     Ok(Some(FromShim::HolderLost)) => {
-                        tracing::warn!(payload = %payload.name, "the payload killed its stage holder");
+                        note = Some("it killed the stage holder of its slot".to_owned());
                     }
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => return Err(self.lost(started).await),
@@ -190,7 +191,7 @@ impl Live {
         }
     }
 
-    fn exited(&mut self, report: &ExitReport, cause: Option<StopCause>) -> Ended {
+    fn exited(&mut self, report: &ExitReport, cause: Option<StopCause>, note: Option<String>) -> Ended {
         let status = match report.status {
             WaitStatus::Exited(code) => ExitStatus::Code(code),
             WaitStatus::Signaled { signal, core } => ExitStatus::Signal { signal, core },
@@ -208,9 +209,9 @@ impl Live {
         let failed = !status.is_success();
         let out_of_memory = failed && kills.is_some_and(|kills| kills > 0);
         let cause = cause.or(out_of_memory.then_some(StopCause::MemoryExceeded));
-        let note = (report.leftover_processes > 0)
+        let outlived = (report.leftover_processes > 0)
             .then(|| format!("{} processes outlived the payload and were killed", report.leftover_processes));
-        Ended { exit: Exit { status, cause }, note }
+        Ended { exit: Exit { status, cause }, note: note.or(outlived) }
     }
 
     /// The connection or PID 1 is gone. On cgroup v2 that is how running out of memory looks: the kernel ends the whole

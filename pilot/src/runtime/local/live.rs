@@ -29,14 +29,22 @@ pub(super) const SHIM_WAIT: Duration = Duration::from_secs(10);
 /// `run` has no one who could adopt a payload: it ends with its pilot.
 const ORPHAN_GRACE_MS: u32 = 0;
 
+/// What came of a removal; a cgroup that could not be removed comes back.
+type Removed = Result<(), (Fault, Option<Cgroup>)>;
+
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(super) shared: Arc<Shared>,
     pub(super) folders: SlotFolders,
     pub(super) slot: SlotId,
     listener: Option<SlotListener>,
-    /// A start that was given up by whoever waited for it, and goes on.
+    // Work on threads goes on when whoever waited for it gives up; each is awaited before anything builds on it.
+    /// The start of the container.
     pub(super) starting: Option<JoinHandle<(Cgroup, Result<Running, Fault>)>>,
+    /// The commit of this payload's outputs.
+    committing: Option<(JoinHandle<Result<u64, Fault>>, Payload)>,
+    /// The removal of cgroup and folders.
+    removing: Option<JoinHandle<Removed>>,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) memory_guard: Guard,
     pub(super) container: Option<Running>,
@@ -64,6 +72,8 @@ impl Live {
             slot,
             listener: None,
             starting: None,
+            committing: None,
+            removing: None,
             cgroup: None,
             memory_guard: Guard::Nobody,
             container: None,
@@ -152,12 +162,12 @@ impl Live {
         let committed = match self.shared.folders.stages(payload.name.as_str()) {
             Err(error) => Err(slot_fault(&error)),
             Ok(stages) => {
-                let (shared, payload, out) =
+                let (shared, owned, out) =
                     (Arc::clone(&self.shared), payload.clone(), self.folders.out.clone());
                 // A copy of many gigabytes may be part of it.
-                tokio::task::spawn_blocking(move || shared.stages.commit(&payload, outputs, &out, &stages))
-                    .await
-                    .unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "committing outputs panicked")))
+                let commit = move || shared.stages.commit(&owned, outputs, &out, &stages);
+                self.committing = Some((tokio::task::spawn_blocking(commit), payload.clone()));
+                self.committed().await
             }
         };
         match committed {
@@ -166,6 +176,23 @@ impl Live {
                 Drained { usage: self.usage, fault: None }
             }
             Err(fault) => Drained { usage: self.usage, fault: Some(fault) },
+        }
+    }
+
+    /// Waits for a commit that was begun.
+    async fn committed(&mut self) -> Result<u64, Fault> {
+        let Some((commit, _)) = &mut self.committing else { return Ok(0) };
+        let committed = commit.await;
+        self.committing = None;
+        committed.unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "committing outputs panicked")))
+    }
+
+    /// A commit that was given up came too late: its claim was reported as failed.
+    async fn settle_commit(&mut self) {
+        if let Some((commit, payload)) = &mut self.committing {
+            let _too_late = commit.await;
+            self.shared.stages.discard(payload);
+            self.committing = None;
         }
     }
 
@@ -189,6 +216,7 @@ impl Live {
     /// See [`crate::ports::Runtime::clean`]. May be called again after a failure.
     pub(super) async fn clean(&mut self) -> Result<(), Fault> {
         self.settle_start().await;
+        self.settle_commit().await;
         if let Some(connection) = self.connection.take() {
             let retired = tokio::time::timeout(SHIM_WAIT, retire(&connection)).await;
             if !matches!(retired, Ok(Ok(()))) {
@@ -202,23 +230,26 @@ impl Live {
         self.ended = None;
         // Reaps; kills first if it has to.
         drop(self.container.take());
-        if let Some(mut cgroup) = self.cgroup.take() {
-            let removed =
-                tokio::task::spawn_blocking(move || cgroup.remove().map_err(|error| (error, cgroup)));
-            match removed.await {
-                Ok(Ok(())) => {}
-                Ok(Err((error, cgroup))) => {
-                    self.cgroup = Some(cgroup);
-                    return Err(slot_fault(&error));
+        if self.removing.is_none() {
+            let (mut cgroup, folders) = (self.cgroup.take(), self.folders.clone());
+            self.removing = Some(tokio::task::spawn_blocking(move || {
+                if let Some(Err(error)) = cgroup.as_mut().map(Cgroup::remove) {
+                    return Err((slot_fault(&error), cgroup));
                 }
-                Err(_) => return Err(Fault::new(FaultClass::Pilot, "removing a cgroup panicked")),
-            }
+                folders.remove().map_err(|error| (slot_fault(&error), None))
+            }));
         }
-        let folders = self.folders.clone();
-        tokio::task::spawn_blocking(move || folders.remove())
-            .await
-            .map_err(|_| Fault::new(FaultClass::Pilot, "removing a slot's folders panicked"))?
-            .map_err(|error| slot_fault(&error))
+        let Some(removing) = &mut self.removing else { return Ok(()) };
+        let removed = removing.await;
+        self.removing = None;
+        match removed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err((fault, cgroup))) => {
+                self.cgroup = cgroup;
+                Err(fault)
+            }
+            Err(_) => Err(Fault::new(FaultClass::Pilot, "removing a slot's traces panicked")),
+        }
     }
 }
 
