@@ -177,6 +177,8 @@ impl Shim {
             }
             match self.wait(now_ms) {
                 Ok(ready) => {
+                    // The wait may have lasted hours: what is heard now is answered now.
+                    let now_ms = crate::clock::now_us() / 1000;
                     if ready.signals {
                         self.read_signals(now_ms);
                     }

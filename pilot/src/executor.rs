@@ -18,6 +18,9 @@ use crate::ports::{LaunchFault, Runtime};
 /// Orders that may wait for one slot: one under way, its Signal twice, Drain and Clean.
 pub(crate) const ORDERS_MAX: usize = 8;
 
+/// How long a launch that is over time may take to say how it ended, before it is given up.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// An order with all that carrying it out needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
@@ -52,6 +55,11 @@ pub(crate) async fn serve_slot<R: Runtime>(
                 newer = jobs.recv() => match newer {
                     Some(Job { order: Order::Signal(signal), .. }) => runtime.signal(slot, signal),
                     Some(newer) => {
+                        // A payload that was just killed ends within milliseconds, and how it ended is worth telling.
+                        let last_words = matches!(job.order, Order::Launch(_));
+                        if last_words && let Ok(event) = tokio::time::timeout(LAST_WORDS, &mut work).await {
+                            tell(&news, slot, job.epoch, event).await;
+                        }
                         next = Some(newer);
                         break;
                     }

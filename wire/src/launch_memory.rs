@@ -87,7 +87,10 @@ pub fn read_launch_memory(fd: BorrowedFd<'_>, announced: u32) -> Result<Launch, 
     while read < buffer.len() {
         match pread(fd, &mut buffer[read..], read as u64).map_err(std::io::Error::from)? {
             0 => {
-                return Err(LaunchMemoryError::Length { bytes: read as u64, announced: u64::from(announced) });
+                return Err(LaunchMemoryError::Length {
+                    bytes: read as u64,
+                    announced: u64::from(announced),
+                });
             }
             n => read += n,
         }

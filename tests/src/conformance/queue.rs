@@ -1,0 +1,226 @@
+//! The promises of [`Queue`]. `make` opens a queue of the given entries; time may be paused.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pilot::ports::{Claimed, Offer, Queue, Reported};
+use pilot::queue::workflow::Entry;
+use pilot_core::{ClaimId, Conclusion, ExitStatus, Fault, FaultClass, Outcome, ReleaseWhy, StopCause, Usage};
+
+use crate::fake::{entry, payload};
+
+/// Longer than any queue pauses before a second try.
+const LONG: Duration = Duration::from_secs(120);
+
+/// The payload ran and exited with 0.
+#[must_use]
+pub fn success() -> Outcome {
+    exit(0)
+}
+
+/// The payload ran and exited with `code`.
+#[must_use]
+pub fn exit(code: u8) -> Outcome {
+    let status = ExitStatus::Code(code);
+    let conclusion = if code == 0 { Conclusion::Succeeded } else { Conclusion::Exited(status) };
+    Outcome { conclusion, launched: true, status: Some(status), usage: Usage::default() }
+}
+
+fn entries(count: usize) -> Vec<Entry> {
+    (0..count).map(|index| entry(payload(&format!("p{index}")))).collect()
+}
+
+/// `first`, and `second` after it.
+fn chain(retries: u32) -> Vec<Entry> {
+    let first = Entry { retries, ..entry(payload("first")) };
+    let second = Entry { after: vec![0], ..entry(payload("second")) };
+    let third = Entry { after: vec![1], ..entry(payload("third")) };
+    vec![first, second, third]
+}
+
+async fn offers(queue: &impl Queue, at_most: u32) -> Vec<Offer> {
+    match queue.claim(at_most).await.expect("claim") {
+        Claimed::Offers(offers) => offers,
+        Claimed::Empty | Claimed::Closed => Vec::new(),
+    }
+}
+
+async fn one(queue: &impl Queue) -> Offer {
+    let mut offers = offers(queue, 1).await;
+    assert_eq!(offers.len(), 1, "one payload was to be on offer");
+    offers.remove(0)
+}
+
+async fn is_closed(queue: &impl Queue) -> bool {
+    matches!(queue.claim(1).await.expect("claim"), Claimed::Closed)
+}
+
+async fn is_empty(queue: &impl Queue) -> bool {
+    matches!(queue.claim(1).await.expect("claim"), Claimed::Empty)
+}
+
+/// The next offer, when it takes a pause to come; the queue has to wake whoever waits.
+async fn next(queue: &impl Queue) -> Offer {
+    for _ in 0..3 {
+        if let Some(offer) = offers(queue, 1).await.pop() {
+            return offer;
+        }
+        tokio::time::timeout(LONG, queue.wait_ready()).await.expect("the queue wakes who waits for a retry");
+    }
+    panic!("the queue woke us three times and had nothing");
+}
+
+/// A claim gives no more than was asked for, each payload once, and each under a name of its own.
+pub async fn a_claim_is_bounded_and_gives_nothing_twice<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let queue = make(entries(5));
+    let mut claims = BTreeSet::new();
+    let mut names = Vec::new();
+    for wanted in [2, 2, 2] {
+        let offers = offers(&queue, wanted).await;
+        assert!(offers.len() <= wanted as usize, "{} were asked for, {} came", wanted, offers.len());
+        for offer in offers {
+            assert!(claims.insert(offer.claim), "{} was given twice", offer.claim);
+            assert_eq!(offer.terms.attempt, 1);
+            names.push(offer.payload.name.to_string());
+        }
+    }
+    assert_eq!(names, ["p0", "p1", "p2", "p3", "p4"], "in the submitter's order");
+    assert!(is_empty(&queue).await, "claimed is not closed: any of them may come back");
+}
+
+/// A claim that was reported or released is over: a second answer is refused and changes nothing.
+pub async fn a_claim_has_one_answer<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let queue = make(entries(2));
+    let (reported, released) = (one(&queue).await.claim, one(&queue).await.claim);
+    queue.renew(reported).await.expect("held");
+    queue.report(reported, success()).await.expect("report");
+    queue.release(released, ReleaseWhy::Closed).await.expect("release");
+    for claim in [reported, released, ClaimId(u64::MAX)] {
+        assert!(queue.report(claim, exit(1)).await.is_err(), "{claim} was reported a second time");
+        assert!(
+            queue.release(claim, ReleaseWhy::NoRoom).await.is_err(),
+            "{claim} was released a second time"
+        );
+        assert!(queue.renew(claim).await.is_err(), "{claim} is held by no one");
+    }
+    let again = one(&queue).await;
+    assert_eq!(
+        again.payload.name.as_str(),
+        "p1",
+        "what was reported stays so, what was released is there again"
+    );
+    queue.report(again.claim, success()).await.expect("report");
+    assert!(is_closed(&queue).await);
+}
+
+/// What is released is offered again at once, under a new name, and it was no try.
+pub async fn a_released_payload_is_offered_again<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let queue = make(entries(1));
+    let stopped = ReleaseWhy::Stopped(StopCause::PilotStopping);
+    let mut seen = BTreeSet::new();
+    for why in [ReleaseWhy::Closed, ReleaseWhy::NoRoom, ReleaseWhy::WaitedTooLong, stopped] {
+        let offer = one(&queue).await;
+        assert_eq!(offer.terms.attempt, 1, "a claim that never ran is no try");
+        assert!(seen.insert(offer.claim), "{} was given a second time", offer.claim);
+        queue.release(offer.claim, why).await.expect("release");
+    }
+    assert_eq!(offers(&queue, 5).await.len(), 1);
+}
+
+/// A payload that failed comes back as often as its retries say, after a pause, and counts its tries.
+pub async fn a_failed_payload_comes_back_until_its_retries_are_spent<Q: Queue>(
+    make: impl Fn(Vec<Entry>) -> Q,
+) {
+    let queue = make(chain(2));
+    for attempt in 1..=3 {
+        let offer = next(&queue).await;
+        assert_eq!((offer.payload.name.as_str(), offer.terms.attempt), ("first", attempt));
+        let reported = queue.report(offer.claim, exit(1)).await.expect("report");
+        assert_eq!(matches!(reported, Reported::Retried), attempt < 3, "try {attempt} of 3");
+        if attempt < 3 {
+            assert!(is_empty(&queue).await, "no pause before try {}", attempt + 1);
+        }
+    }
+    assert!(is_closed(&queue).await);
+}
+
+/// With the last failure goes everything that waits for the payload, and the report says so.
+pub async fn a_final_failure_skips_what_comes_after<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let queue = make(chain(0));
+    let offer = one(&queue).await;
+    let Reported::Final { skipped } = queue.report(offer.claim, exit(1)).await.expect("report") else {
+        panic!("there are no retries");
+    };
+    let names: BTreeSet<&str> = skipped.iter().map(|payload| payload.name.as_str()).collect();
+    assert_eq!(names, BTreeSet::from(["second", "third"]));
+    assert!(is_closed(&queue).await);
+}
+
+/// A payload that may run at most once is not offered again when its code may have run, and is when it did not.
+pub async fn at_most_once_holds_once_it_was_launched<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let queue = make(vec![Entry { at_most_once: true, retries: 5, ..entry(payload("once")) }]);
+    let offer = one(&queue).await;
+    assert!(offer.terms.at_most_once);
+    let fault = Fault::new(FaultClass::Slot, "the slot broke");
+    let before = Outcome::before_launch(Conclusion::Failed(fault.clone()));
+    assert_eq!(queue.report(offer.claim, before).await, Ok(Reported::Retried));
+    let offer = next(&queue).await;
+    let launched = Outcome { launched: true, ..Outcome::before_launch(Conclusion::Failed(fault)) };
+    let reported = queue.report(offer.claim, launched).await;
+    assert_eq!(reported, Ok(Reported::Final { skipped: Vec::new() }));
+    assert!(is_closed(&queue).await);
+}
+
+/// A payload is offered when all that comes before it has succeeded, and not a moment sooner.
+pub async fn what_comes_after_waits_for_all_before_it<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let mut list = entries(2);
+    list.push(Entry { after: vec![0, 1], ..entry(payload("last")) });
+    let queue = make(list);
+    let before = offers(&queue, 10).await;
+    assert_eq!(before.len(), 2);
+    for offer in before {
+        assert!(is_empty(&queue).await, "the last one was offered too soon");
+        queue.report(offer.claim, success()).await.expect("report");
+    }
+    let last = one(&queue).await;
+    assert_eq!(last.payload.name.as_str(), "last");
+    queue.report(last.claim, success()).await.expect("report");
+}
+
+/// Closed is said when every payload has come to its end, and then for ever.
+pub async fn closed_is_said_only_at_the_end<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    assert!(is_closed(&make(Vec::new())).await, "a queue without payloads is at its end");
+    let queue = make(entries(2));
+    let (first, second) = (one(&queue).await, one(&queue).await);
+    queue.report(first.claim, success()).await.expect("report");
+    assert!(is_empty(&queue).await, "one is still claimed");
+    queue.release(second.claim, ReleaseWhy::NoRoom).await.expect("release");
+    let second = one(&queue).await;
+    queue.report(second.claim, exit(1)).await.expect("report");
+    assert!(is_closed(&queue).await && is_closed(&queue).await);
+}
+
+/// Whoever waits is woken by a report that frees a payload, by a release, and by one that came before the wait.
+pub async fn a_wait_ends_when_there_may_be_something<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let soon = Duration::from_secs(1);
+    let queue = make(chain(0));
+    let first = one(&queue).await;
+    assert!(is_empty(&queue).await);
+    let asleep = tokio::time::timeout(soon, queue.wait_ready()).await;
+    assert!(asleep.is_err(), "woken for nothing");
+    let (woken, reported) =
+        tokio::join!(tokio::time::timeout(soon, queue.wait_ready()), queue.report(first.claim, success()));
+    assert!(woken.is_ok() && reported.is_ok(), "not woken by a report");
+    let second = one(&queue).await;
+    let (woken, released) = tokio::join!(
+        tokio::time::timeout(soon, queue.wait_ready()),
+        queue.release(second.claim, ReleaseWhy::NoRoom)
+    );
+    assert!(woken.is_ok() && released.is_ok(), "not woken by a release");
+    let second = one(&queue).await;
+    assert!(is_empty(&queue).await);
+    queue.report(second.claim, success()).await.expect("report");
+    let woken = tokio::time::timeout(soon, queue.wait_ready()).await;
+    assert!(woken.is_ok(), "what came between the claim and the wait was missed");
+    assert_eq!(one(&queue).await.payload.name.as_str(), "third");
+}

@@ -1,0 +1,224 @@
+//! Every adapter keeps its port's promises: the fakes and the real ones run the same suites.
+//!
+//! The real runtime needs user namespaces, busybox and the built programs; without the first two its tests are skipped.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pilot::config::{AttachChoice, Config};
+use pilot::payload::Payload;
+use pilot::queue::workflow::WorkflowQueue;
+use pilot::runtime::local::LocalRuntime;
+use pilot_tests::baseline::{cgroups, descendants};
+use pilot_tests::conformance::{
+    queue,
+    runtime::{self, Stand, Trial},
+    stages,
+};
+use pilot_tests::fake::{Deed, FakeQueue, FakeRuntime};
+use pilot_tests::run::{Site, dist};
+
+/// One test for each promise, for one queue adapter.
+macro_rules! queue_keeps {
+    ($adapter:ident, $make:expr, [$($promise:ident),* $(,)?]) => {
+        mod $adapter {
+            use super::*;
+            $(#[tokio::test(start_paused = true)]
+            async fn $promise() {
+                queue::$promise($make).await;
+            })*
+        }
+    };
+}
+
+macro_rules! every_queue {
+    ($promises:tt) => {
+        queue_keeps!(fake_queue, FakeQueue::new, $promises);
+        queue_keeps!(workflow_queue, WorkflowQueue::new, $promises);
+    };
+}
+
+every_queue!([
+    a_claim_is_bounded_and_gives_nothing_twice,
+    a_claim_has_one_answer,
+    a_released_payload_is_offered_again,
+    a_failed_payload_comes_back_until_its_retries_are_spent,
+    a_final_failure_skips_what_comes_after,
+    at_most_once_holds_once_it_was_launched,
+    what_comes_after_waits_for_all_before_it,
+    closed_is_said_only_at_the_end,
+    a_wait_ends_when_there_may_be_something,
+]);
+
+/// The fake does deeds by itself.
+struct FakeStand(FakeRuntime);
+
+impl Stand for FakeStand {
+    type Runtime = FakeRuntime;
+
+    fn runtime(&self) -> &FakeRuntime {
+        &self.0
+    }
+
+    fn image(&self) -> String {
+        "oci:fake".into()
+    }
+
+    fn command(&self, deed: &Deed) -> Vec<String> {
+        deed.words()
+    }
+
+    async fn until_running(&self, payload: &Payload) {
+        let launch = format!("launch 0 {}", payload.name);
+        while self.0.calls().last() != Some(&launch) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        self.0.assert_quiet();
+        Vec::new()
+    }
+}
+
+/// Deeds are shell scripts in busybox.
+struct LocalStand {
+    runtime: LocalRuntime,
+    /// After the runtime, which cleans up in it.
+    site: Site,
+}
+
+impl LocalStand {
+    fn new(test: &str) -> Option<Self> {
+        let site = Site::new(test)?;
+        let folder = |name: &str| site.path().join(name);
+        std::fs::create_dir(folder("logs")).expect("mkdir");
+        let config = Config {
+            store: folder("store"),
+            state_dir: folder("state"),
+            scratch_dir: folder("scratch"),
+            shim: dist().join("payload-shim"),
+            attach: AttachChoice::Auto,
+            uid_base: 2_000_000_000,
+            slots: 2,
+            cpu_millis: 2000,
+            memory_bytes: 256 << 20,
+            log_max_bytes: 1 << 20,
+        };
+        let runtime = LocalRuntime::new(&config, folder("logs")).expect("local runtime");
+        Some(Self { runtime, site })
+    }
+
+    /// Ends the runtime; the machine must be as it was before.
+    fn end(self) {
+        drop(self.runtime);
+        self.site.assert_baseline();
+    }
+}
+
+fn names_below(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+impl Stand for LocalStand {
+    type Runtime = LocalRuntime;
+
+    fn runtime(&self) -> &LocalRuntime {
+        &self.runtime
+    }
+
+    fn image(&self) -> String {
+        format!("oci:{}", self.site.path().join("busybox").display())
+    }
+
+    fn command(&self, deed: &Deed) -> Vec<String> {
+        const PLACES: &str = "/work /tmp /var/tmp /dev/shm /stage/out";
+        let script = match deed {
+            Deed::Exit(code) => format!("exit {code}"),
+            Deed::Hang => "echo ready; exec sleep 3600".into(),
+            Deed::IgnoreTerm => "trap '' TERM; echo ready; while :; do sleep 3600; done".into(),
+            Deed::Write { output, .. } => format!("printf %s \"$1\" > /stage/out/{output}"),
+            // The full stop keeps the shell from taking the last newlines away.
+            Deed::Expect { input, .. } => format!("test \"$(cat /stage/in/{input}; echo .)\" = \"$1.\""),
+            Deed::Leave(file) => format!("for d in {PLACES}; do : > $d/{file} || exit 1; done"),
+            Deed::Find(file) => format!("for d in {PLACES}; do test -e $d/{file} && exit 1; done; exit 0"),
+            Deed::Missing => return vec!["/bin/no-such-program".into()],
+        };
+        let text = match deed {
+            Deed::Write { text, .. } | Deed::Expect { text, .. } => text.clone(),
+            _ => String::new(),
+        };
+        vec!["/bin/sh".into(), "-c".into(), script, "sh".into(), text]
+    }
+
+    async fn until_running(&self, payload: &Payload) {
+        let log = self.site.path().join("logs").join(format!("{}.stdout", payload.name));
+        let said = async {
+            while !std::fs::read_to_string(&log).unwrap_or_default().contains("ready") {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), said).await.expect("the payload says that it runs");
+        std::fs::write(log, "").expect("forget it for the next launch of this name");
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let mut left: Vec<String> = descendants(std::process::id()).into_iter().collect();
+        for pilot in names_below(&self.site.path().join("state/pilots")) {
+            let id = pilot.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            left.extend(cgroups(&format!("latebind-{id}")).iter().map(|path| path.display().to_string()));
+        }
+        for root in ["state", "scratch"] {
+            for pilot in names_below(&self.site.path().join(root).join("pilots")) {
+                let slots = names_below(&pilot.join("slots"));
+                left.extend(slots.iter().map(|path| path.display().to_string()));
+            }
+        }
+        left
+    }
+}
+
+macro_rules! every_runtime {
+    ([$($kind:ident::$promise:ident),* $(,)?]) => {
+        mod fake_runtime {
+            use super::*;
+            $(#[tokio::test]
+            async fn $promise() {
+                let trial = Trial::new(FakeStand(FakeRuntime::new()));
+                $kind::$promise(&trial).await;
+                trial.into_stand().0.assert_quiet();
+            })*
+        }
+        mod local_runtime {
+            use super::*;
+            $(#[tokio::test]
+            async fn $promise() {
+                if let Some(stand) = LocalStand::new(concat!("local_runtime::", stringify!($promise))) {
+                    let trial = Trial::new(stand);
+                    $kind::$promise(&trial).await;
+                    trial.into_stand().end();
+                }
+            })*
+        }
+    };
+}
+
+every_runtime!([
+    runtime::an_image_is_prepared_once,
+    runtime::the_exit_code_is_told,
+    runtime::a_missing_program_ends_with_127,
+    runtime::term_ends_a_payload_that_obeys,
+    runtime::kill_ends_a_payload_that_ignores_term,
+    runtime::calls_about_an_empty_slot_are_harmless,
+    stages::a_file_stage_is_handed_on,
+    stages::a_memory_stage_is_handed_on,
+    stages::an_output_that_is_not_committed_is_dropped,
+    stages::a_second_commit_replaces_the_first,
+    stages::a_stage_goes_with_its_last_reader,
+    runtime::a_cleaned_slot_holds_no_trace,
+    runtime::slots_side_by_side_see_nothing_of_each_other,
+    runtime::a_bind_dropped_at_any_await_can_be_undone,
+    runtime::a_launch_dropped_at_any_await_can_be_undone,
+    runtime::a_drain_and_a_clean_dropped_at_any_await_can_be_made_good,
+    runtime::a_drain_ends_what_still_runs,
+]);
