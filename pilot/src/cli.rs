@@ -62,7 +62,7 @@ pub enum Command {
 pub struct RunArgs {
     /// The workflow file
     pub file: PathBuf,
-    /// Folder for logs and saved outputs [default: <workflow>.out in the current folder]
+    /// Folder for logs and saved outputs [default: WORKFLOW.out in the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print these payloads' standard output at the end (may be repeated)

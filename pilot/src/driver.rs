@@ -1,6 +1,6 @@
 //! The loop: select an event, let `pilot-core` decide, apply what it says.
 //!
-//! Only this task holds the [`Pilot`]; everything else sends it [`News`]. Waiting, I/O and time live here and in the
+//! Only this task holds the [`Pilot`]; everything else sends it `News`. Waiting, I/O and time live here and in the
 //! tasks it starts; decisions don't.
 //!
 //! **Must not know:** any adapter, how anything is shown.

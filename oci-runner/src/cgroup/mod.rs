@@ -1,6 +1,6 @@
 //! A cgroup for each slot, where one was delegated to us: limits, figures, and a way to kill.
 //!
-//! Both kinds are served. On v2 ([`find`]) the pilot first moves itself into a leaf, because a cgroup that gives
+//! Both kinds are served. On v2 (`find`) the pilot first moves itself into a leaf, because a cgroup that gives
 //! controllers to its children must hold no process. On v1 each controller is a tree of its own, and each is used or
 //! not on its own. What can't be limited is said in [`Enforcement`], never passed over.
 //!

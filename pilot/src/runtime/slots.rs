@@ -1,6 +1,6 @@
 //! The pilot's end of a slot's control socket, common to all runtimes.
 //!
-//! A listener lives in the slot's control folder for one epoch. Whoever connects has [`HELLO_WAIT`] to say Hello with
+//! A listener lives in the slot's control folder for one epoch. Whoever connects has `HELLO_WAIT` to say Hello with
 //! the nonce of that epoch; anyone else is dropped and costs nothing but that connection.
 //!
 //! **Must not know:** how the slot's container came to be, queues, stages.

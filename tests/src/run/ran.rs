@@ -109,7 +109,7 @@ impl Ran {
         }
     }
 
-    /// Fails unless the neighbour [`good`] ran to its end and its output was saved in `site`.
+    /// Fails unless the neighbour `good` ran to its end and its output was saved in `site`.
     ///
     /// # Panics
     /// Then.

@@ -1,6 +1,6 @@
 //! The local backend: slots are rootless containers made by `oci-runner` from images in `image-store`.
 //!
-//! A fresh container for each payload. What a slot holds at any moment is one [`live::Live`], built up step by step by
+//! A fresh container for each payload. What a slot holds at any moment is one `live::Live`, built up step by step by
 //! `bind` and taken down by `clean`, so that whatever went wrong in between, one place removes it.
 //!
 //! **Must not know:** queues, decisions, Kubernetes.
