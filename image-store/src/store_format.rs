@@ -82,12 +82,15 @@ pub(crate) fn prepare(root: &Path) -> Result<(), StoreError> {
         Err(error) => return Err(io(error)),
     }
     DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(io)?;
-    for entry in fs::read_dir(root).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
-        let ours = |name: &str| FOLDERS.contains(&name) || name == "files" || name.starts_with(".FORMAT");
-        if !name.to_str().is_some_and(ours) {
-            return Err(StoreError::NotAStore(root.to_path_buf()));
-        }
+    let entries = fs::read_dir(root).map_err(io)?;
+    let names: Vec<_> = entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>().map_err(io)?;
+    if names.iter().any(|name| name == "FORMAT") {
+        // Somebody else has finished the store since we looked.
+        return prepare(root);
+    }
+    let ours = |name: &str| FOLDERS.contains(&name) || name == "files" || name.starts_with(".FORMAT");
+    if !names.iter().all(|name| name.to_str().is_some_and(ours)) {
+        return Err(StoreError::NotAStore(root.to_path_buf()));
     }
     for folder in FOLDERS {
         DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder)).map_err(io)?;
