@@ -21,7 +21,7 @@ pub fn describe(folder: &Path) -> Value {
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().split(' ').next());
-    let gib = kib.and_then(|kib| kib.parse::<f64>().ok()).map(|kib| (kib / 1_048_576.0).round());
+    let gib = kib.and_then(|kib| kib.parse::<f64>().ok()).map(|kib| (kib / 1_048_576.0).round() as u64);
     let uname = rustix::system::uname();
     let peers: serde_json::Map<_, _> = ["bwrap", "crun", "podman", "umoci"]
         .into_iter()
@@ -30,12 +30,12 @@ pub fn describe(folder: &Path) -> Value {
     json!({
         "processor": model, "processors": std::thread::available_parallelism().map_or(1, usize::from),
         "memory_gib": gib, "kernel": uname.release().to_string_lossy(),
-        "file_system": file_system(folder), "cgroups": cgroups(), "peers": peers, "date": date(),
+        "file_system": file_system(folder), "cgroups": cgroups(), "peers": peers,
     })
 }
 
 fn file_system(folder: &Path) -> Option<String> {
-    let output = command("stat").args(["-f", "-c", "%T"]).arg(folder).output().ok()?;
+    let output = command("findmnt").args(["-n", "-o", "FSTYPE", "-T"]).arg(folder).output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
@@ -43,7 +43,9 @@ fn cgroups() -> &'static str {
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" }
 }
 
-fn date() -> Option<String> {
+/// Now, in words.
+#[must_use]
+pub fn date() -> Option<String> {
     let output = command("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

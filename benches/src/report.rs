@@ -22,7 +22,7 @@ struct Goal {
 }
 
 const KIB_TO_MIB: f64 = 1.0 / 1024.0;
-const GOALS: [Goal; 5] = [
+const GOALS: [Goal; 7] = [
     Goal {
         text: "local bind, request to first instruction",
         section: "bind",
@@ -56,11 +56,27 @@ const GOALS: [Goal; 5] = [
         factor: 1.0,
     },
     Goal {
+        text: "500 MB image, bind in a second slot",
+        section: "unpack",
+        series: "latebind/bind of the stored image [ms]",
+        most: 300.0,
+        unit: "ms",
+        factor: 1.0,
+    },
+    Goal {
+        text: "500 MB image, attach by a second pilot",
+        section: "unpack",
+        series: "latebind/attach in an empty folder [ms]",
+        most: 300.0,
+        unit: "ms",
+        factor: 1.0,
+    },
+    Goal {
         text: "500 MB image, attach for a second slot",
         section: "unpack",
-        series: "latebind/attach again [s]",
-        most: 0.3,
-        unit: "s",
+        series: "latebind/attach again [ms]",
+        most: 300.0,
+        unit: "ms",
         factor: 1.0,
     },
 ];
@@ -93,8 +109,7 @@ fn machine(out: &mut String, results: &Value) -> std::fmt::Result {
     writeln!(out, "\n## Machine\n")?;
     writeln!(
         out,
-        "{}: {} processors of {}, {} GiB, Linux {}, {}, cgroup {}.",
-        of("date"),
+        "{} processors of {}, {} GiB, Linux {}, {}, cgroup {}.",
         of("processors"),
         of("processor"),
         of("memory_gib"),
@@ -104,9 +119,11 @@ fn machine(out: &mut String, results: &Value) -> std::fmt::Result {
     )?;
     let peers = results["machine"]["peers"].as_object().into_iter().flatten();
     writeln!(out, "Peers: {}.", peers.map(|(_, version)| plain(version)).collect::<Vec<_>>().join(", "))?;
+    writeln!(out)?;
     for section in results["sections"].as_array().into_iter().flatten() {
         let (name, user, load) = (plain(&section["section"]), plain(&section["as"]), &section["load"]);
-        write!(out, "Load while measuring {name} as {user}: {} to {}", plain(&load[0]), plain(&load[1]))?;
+        let date = plain(&section["date"]);
+        write!(out, "- {name} as {user}: {date}, load average {} to {}", plain(&load[0]), plain(&load[1]))?;
         let skipped = section["skipped"].as_array().into_iter().flatten().map(plain);
         let skipped = skipped.map(|text| format!("; **skipped** {text}")).collect::<String>();
         writeln!(out, "{skipped}.")?;

@@ -84,7 +84,7 @@ impl Section {
         let series: serde_json::Map<_, _> =
             self.series.iter().map(|(name, samples)| (name.clone(), samples.json())).collect();
         json!({
-            "section": self.name, "as": user, "load": [self.load_before, crate::machine::load()],
+            "section": self.name, "as": user, "date": crate::machine::date(), "load": [self.load_before, crate::machine::load()],
             "series": series, "facts": self.facts, "skipped": self.skipped,
         })
     }

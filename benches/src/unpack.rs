@@ -122,11 +122,11 @@ fn one(
         section.fact("names", about.entries);
         let second = memory.join("second");
         // For another slot of this pilot; for another pilot with an empty state folder.
-        for (what, local) in [("attach again [s]", memory), ("attach in an empty folder [s]", &second)] {
+        for (what, local) in [("attach again [ms]", memory), ("attach in an empty folder [ms]", &second)] {
             fs::create_dir_all(local)?;
             let began = now_ns();
             store.materialise(&image, attach, local, open_to_all())?;
-            section.add(who.name(), what, span_ms(began, now_ns()) / 1e3);
+            section.add(who.name(), what, span_ms(began, now_ns()));
         }
         oci_runner::remove_tree(memory)?;
         fs::create_dir(memory)?;
@@ -168,7 +168,7 @@ fn through_the_port(ground: &Ground, layout: &Path, section: &mut Section) -> an
         for epoch in 1..=BINDS {
             let began = now_ns();
             runtime.bind(SLOT, Epoch(epoch), &payload).await.map_err(|fault| anyhow!("bind: {fault}"))?;
-            section.add("latebind", "bind of the stored image [s]", span_ms(began, now_ns()) / 1e3);
+            section.add("latebind", "bind of the stored image [ms]", span_ms(began, now_ns()));
             runtime.launch(SLOT, &payload).await.map_err(|fault| anyhow!("launch: {fault:?}"))?;
             runtime.drain(SLOT, &payload, false).await;
             runtime.clean(SLOT).await.map_err(|fault| anyhow!("clean: {fault}"))?;

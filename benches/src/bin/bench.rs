@@ -42,7 +42,7 @@ struct Measure {
     /// Where the results go
     #[arg(long)]
     out: PathBuf,
-    /// What to measure; everything by default
+    /// What to measure; everything by default. Earlier results of the rest stay
     #[arg(long, value_enum)]
     only: Vec<What>,
     /// Starts of each competitor
@@ -89,14 +89,37 @@ fn measure(mut arguments: Measure) -> anyhow::Result<()> {
     let description = machine::describe(shared.path());
     // It stays until the end: deleting its files would slow down what comes next (see unpack.rs).
     let ground = Ground::new(&arguments.dist, &arguments.first)?;
-    let mut sections = sections(&arguments, &ground)?;
-    if rustix::process::geteuid().is_root() {
-        let theirs = as_user(&arguments, shared.path())?;
-        sections.extend(theirs["sections"].as_array().into_iter().flatten().cloned());
+    let mut measured = kept(&arguments)?;
+    // What fills the disk comes last, for both users.
+    let (heavy, light): (Vec<What>, Vec<What>) =
+        arguments.only.iter().partition(|what| **what == What::Unpack);
+    for only in [light, heavy].into_iter().filter(|only| !only.is_empty()) {
+        let part = Measure { only, ..arguments.clone() };
+        measured.extend(sections(&part, &ground)?);
+        if rustix::process::geteuid().is_root() {
+            measured.extend(as_user(&part, shared.path())?);
+        }
     }
-    let results = json!({"machine": description, "sections": sections});
+    let results = json!({"machine": description, "sections": measured});
     fs::write(&arguments.out, results.to_string() + "\n")
         .with_context(|| format!("write {}", arguments.out.display()))
+}
+
+/// Earlier results of what is not measured now.
+fn kept(arguments: &Measure) -> anyhow::Result<Vec<Value>> {
+    let Ok(earlier) = fs::read(&arguments.out) else { return Ok(Vec::new()) };
+    let earlier: Value = serde_json::from_slice(&earlier).context("read the earlier results")?;
+    let again = |section: &Value| {
+        let names = arguments.only.iter().filter_map(ValueEnum::to_possible_value);
+        names.into_iter().any(|name| section["section"] == name.get_name())
+    };
+    Ok(earlier["sections"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|section| !again(section))
+        .cloned()
+        .collect())
 }
 
 fn sections(arguments: &Measure, ground: &Ground) -> anyhow::Result<Vec<Value>> {
@@ -115,7 +138,7 @@ fn sections(arguments: &Measure, ground: &Ground) -> anyhow::Result<Vec<Value>> 
 }
 
 /// Everything once more as an ordinary user, from copies that it can reach.
-fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Value> {
+fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Vec<Value>> {
     let copy = |from: &Path, name: &str| -> anyhow::Result<PathBuf> {
         let to = shared.join(name);
         fs::copy(from, &to).with_context(|| format!("copy {}", from.display()))?;
@@ -126,7 +149,7 @@ fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Value> {
     let first = copy(&arguments.first, "first")?;
     copy(&arguments.dist.join("payload-shim"), "payload-shim")?;
     let home = shared.join("h");
-    fs::create_dir(&home)?;
+    fs::create_dir_all(&home)?;
     std::os::unix::fs::chown(&home, Some(USER.parse()?), Some(USER.parse()?))?;
     let out = home.join("results.json");
     let mut user = command("setpriv");
@@ -146,7 +169,9 @@ fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Value> {
     }
     let status = user.current_dir(&home).status().context("start setpriv")?;
     anyhow::ensure!(status.success(), "as user {USER}: {status}");
-    Ok(serde_json::from_slice(&fs::read(out)?)?)
+    let results: Value = serde_json::from_slice(&fs::read(&out)?)?;
+    fs::remove_file(&out)?;
+    Ok(results["sections"].as_array().cloned().unwrap_or_default())
 }
 
 fn open(folder: &Path) -> anyhow::Result<()> {
