@@ -137,11 +137,17 @@ impl PilotFolders {
     }
 
     /// Makes fresh folders for slot `index`. `foreign_uid` says that the payload has another host uid than the pilot: the
-    /// folders that it writes are then open to all, behind our own closed ones.
+    /// folders that it writes are then open to all, behind our own closed ones. Folders for a writable root are made only
+    /// when asked for: on a busy ext4 each costs a good part of a bind.
     ///
     /// # Errors
     /// When a folder can't be made.
-    pub fn slot(&self, index: u32, foreign_uid: bool) -> Result<SlotFolders, FolderError> {
+    pub fn slot(
+        &self,
+        index: u32,
+        foreign_uid: bool,
+        writable_root: bool,
+    ) -> Result<SlotFolders, FolderError> {
         let name = index.to_string();
         let (state, scratch) = (self.state.join("slots").join(&name), self.scratch.join("slots").join(&name));
         let slot = SlotFolders {
@@ -161,10 +167,12 @@ impl PilotFolders {
             (&slot.work, open),
             (&slot.out, open),
             (&slot.inputs, if foreign_uid { 0o755 } else { 0o700 }),
-            (&slot.upper, if foreign_uid { 0o755 } else { 0o700 }),
-            (&slot.overlay, open),
         ] {
             make(path, mode)?;
+        }
+        if writable_root {
+            make(&slot.upper, if foreign_uid { 0o755 } else { 0o700 })?;
+            make(&slot.overlay, open)?;
         }
         Ok(slot)
     }
@@ -271,7 +279,7 @@ mod tests {
         let (state, scratch) = (root.path().join("state"), root.path().join("scratch"));
         let (alive, _) = PilotFolders::create(&state, &scratch, "alive").expect("create");
         let (dead, _) = PilotFolders::create(&state, &scratch, "dead").expect("create");
-        let slot = dead.slot(0, false).expect("slot");
+        let slot = dead.slot(0, false, false).expect("slot");
         std::fs::create_dir(slot.work.join("closed")).expect("mkdir");
         std::fs::write(slot.work.join("closed/file"), b"x").expect("write");
         std::fs::set_permissions(slot.work.join("closed"), std::fs::Permissions::from_mode(0o0))
@@ -292,7 +300,7 @@ mod tests {
         let root = tempfile::tempdir().expect("tempdir");
         let (pilot, _) =
             PilotFolders::create(&root.path().join("a"), &root.path().join("b"), "p").expect("create");
-        let slot = pilot.slot(3, true).expect("slot");
+        let slot = pilot.slot(3, true, true).expect("slot");
         std::fs::create_dir_all(slot.overlay.join("work/work")).expect("mkdir");
         std::fs::set_permissions(slot.overlay.join("work/work"), std::fs::Permissions::from_mode(0o0))
             .expect("chmod");

@@ -64,7 +64,10 @@ impl Live {
     /// Takes a slot's folders.
     pub(super) fn begin(shared: Arc<Shared>, slot: SlotId, payload: &Payload) -> Result<Self, Fault> {
         let foreign = shared.foreign_uid;
-        let folders = shared.folders.slot(slot.0, foreign).map_err(|error| slot_fault(&error))?;
+        let folders = shared
+            .folders
+            .slot(slot.0, foreign, payload.writable_root)
+            .map_err(|error| slot_fault(&error))?;
         tracing::debug!(%slot, payload = %payload.name, "binding");
         Ok(Self {
             shared,
