@@ -3,21 +3,25 @@
 //!
 //! 1. Claims that have waited long come first, oldest first. One of them that does not fit keeps all others from
 //!    what is free, so that the small can't starve the large.
+//!    What may be bound ahead of its share only takes slots that no one else can use.
 //! 2. The others come in order of what is here: a warm slot, then the image, then the inputs, then age.
-//! 3. Each takes, of the slots that are left: a warm one, else an empty one, else the lowest one that is warm for others.
+//! 3. Each takes, of the slots that are left: one that is warm for it, else an empty one, else one that is warm for none of
+//!    the others that wait here, else any; of equals the one that has been idle longest. No one waits for a busy slot that
+//!    would be warm.
 
 use std::cmp::Reverse;
 
 use crate::claim::{ClaimId, SlotId};
 use crate::payload::{Demand, Payload};
 use crate::slot::Held;
+use crate::time::Moment;
 
 /// A claim that is ready to be bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// Which; of two that have waited equally long the lower comes first.
     pub claim: ClaimId,
-    /// What it would run, with the image's digest.
+    /// What it would run, with the image as preflight found it.
     pub payload: &'a Payload,
     /// Since it was offered, in milliseconds.
     pub waited_ms: u64,
@@ -34,6 +38,8 @@ pub struct IdleSlot<'a> {
     pub slot: SlotId,
     /// What is warm in it.
     pub holds: Option<&'a Held>,
+    /// Since when it is idle.
+    pub since: Moment,
 }
 
 /// What may be given away.
@@ -58,32 +64,40 @@ pub struct Match {
     pub charged: bool,
 }
 
-/// Gives claims to slots. Each claim and each slot is in the answer at most once; shares set aside never exceed `room.free`.
+/// Gives claims to slots: first those whose share is free, then, in slots that are left, as many ahead as may be. Each claim
+/// and each slot is in the answer at most once; shares set aside never exceed `room.free`.
 pub fn assign(candidates: &[Candidate<'_>], slots: &[IdleSlot<'_>], room: Room) -> Vec<Match> {
+    if slots.is_empty() {
+        return Vec::new();
+    }
     let mut order: Vec<&Candidate<'_>> = candidates.iter().collect();
-    order.sort_by_key(|candidate| rank(candidate, slots, room.aging_ms));
+    order.sort_by_cached_key(|candidate| rank(candidate, slots, room.aging_ms));
     let mut slots: Vec<&IdleSlot<'_>> = slots.iter().collect();
-    let Room { mut free, mut ahead, aging_ms } = room;
+    let mut free = room.free;
+    let mut later: Vec<usize> = Vec::new();
     let mut matches = Vec::new();
-    for candidate in order {
+    let mut give = |rank: usize, slots: &mut Vec<&IdleSlot<'_>>, charged: bool| {
+        let slot = slots.remove(best(order[rank], slots, &order[rank + 1..])).slot;
+        matches.push(Match { claim: order[rank].claim, slot, charged });
+    };
+    for (rank, candidate) in order.iter().enumerate() {
         if slots.is_empty() {
             break;
         }
         let demand = candidate.payload.demand;
-        let charged = demand.fits(&free);
-        if charged {
+        if demand.fits(&free) {
             free = free.minus(demand);
-        } else {
-            if candidate.waited_ms >= aging_ms {
-                free = Demand::default();
-            }
-            if ahead == 0 {
-                continue;
-            }
-            ahead -= 1;
+            give(rank, &mut slots, true);
+            continue;
         }
-        let slot = slots.remove(best(candidate, &slots)).slot;
-        matches.push(Match { claim: candidate.claim, slot, charged });
+        if candidate.waited_ms >= room.aging_ms {
+            free = Demand::default();
+        }
+        later.push(rank);
+    }
+    let ahead = usize::try_from(room.ahead).unwrap_or(usize::MAX);
+    for rank in later.into_iter().take(ahead.min(slots.len())) {
+        give(rank, &mut slots, false);
     }
     matches
 }
@@ -103,10 +117,20 @@ fn rank(
     (true, cold, absent, candidate.inputs_missing, candidate.bytes_missing, age)
 }
 
-fn best(candidate: &Candidate<'_>, slots: &[&IdleSlot<'_>]) -> usize {
-    let warm = slots.iter().position(|slot| is_warm(slot, candidate));
-    let empty = || slots.iter().position(|slot| slot.holds.is_none());
-    warm.or_else(empty).unwrap_or(0)
+/// Which of the slots a candidate takes; `others` come after it.
+fn best(candidate: &Candidate<'_>, slots: &[&IdleSlot<'_>], others: &[&Candidate<'_>]) -> usize {
+    if let Some(warm) = slots.iter().position(|slot| is_warm(slot, candidate)) {
+        return warm;
+    }
+    if let Some(empty) = slots.iter().position(|slot| slot.holds.is_none()) {
+        return empty;
+    }
+    if slots.len() == 1 {
+        return 0;
+    }
+    let is_wanted = |slot: &IdleSlot<'_>| others.iter().any(|other| is_warm(slot, other));
+    let evicted = slots.iter().enumerate().min_by_key(|(_, slot)| (is_wanted(slot), slot.since));
+    evicted.map_or(0, |(index, _)| index)
 }
 
 fn is_warm(slot: &IdleSlot<'_>, candidate: &Candidate<'_>) -> bool {

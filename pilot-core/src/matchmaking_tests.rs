@@ -29,7 +29,7 @@ fn held(image: &str, trust: &str) -> Held {
 }
 
 fn slot(n: u32, holds: Option<&Held>) -> IdleSlot<'_> {
-    IdleSlot { slot: SlotId(n), holds }
+    IdleSlot { slot: SlotId(n), holds, since: Moment(0) }
 }
 
 fn pairs(matches: &[Match]) -> Vec<(u64, u32)> {
@@ -51,6 +51,38 @@ fn warmth_of_another_trust_group_is_left_alone_while_there_is_an_empty_slot() {
     let slots = [slot(0, Some(&theirs)), slot(1, None)];
     assert_eq!(pairs(&assign(&[candidate(1, &red)], &slots, ROOM)), [(1, 1)]);
     assert_eq!(pairs(&assign(&[candidate(1, &red)], &slots[..1], ROOM)), [(1, 0)]);
+}
+
+#[test]
+fn of_slots_that_are_warm_for_others_the_one_that_was_used_least_recently_is_given_up() {
+    let red = payload("red", 1_000);
+    let (green, blue, theirs) = (held("green", "alice"), held("blue", "alice"), held("red", "bob"));
+    let since = |slot, ms| IdleSlot { since: Moment(ms), ..slot };
+    let slots = [
+        since(slot(0, Some(&green)), 30),
+        since(slot(1, Some(&theirs)), 10),
+        since(slot(2, Some(&blue)), 20),
+    ];
+    assert_eq!(pairs(&assign(&[candidate(1, &red)], &slots, ROOM)), [(1, 1)]);
+    let with_empty = [slots[0], slots[1], since(slot(3, None), 40)];
+    assert_eq!(pairs(&assign(&[candidate(1, &red)], &with_empty, ROOM)), [(1, 3)]);
+}
+
+#[test]
+fn warmth_that_another_one_waits_for_is_given_up_last() {
+    let (red, green) = (payload("red", 1_000), payload("green", 1_000));
+    let (for_red, for_blue) = (held("red", "alice"), held("blue", "alice"));
+    let slots = [slot(0, Some(&for_red)), IdleSlot { since: Moment(9), ..slot(1, Some(&for_blue)) }];
+    let aged = Candidate { waited_ms: 1_000, ..candidate(1, &green) };
+    assert_eq!(pairs(&assign(&[candidate(2, &red), aged], &slots, ROOM)), [(1, 1), (2, 0)]);
+}
+
+#[test]
+fn one_that_leaves_traces_in_its_root_takes_an_empty_slot_before_a_warm_one() {
+    let writer = Payload { reusable: false, ..payload("red", 1_000) };
+    let mine = held("red", "alice");
+    let slots = [slot(0, Some(&mine)), slot(1, None)];
+    assert_eq!(pairs(&assign(&[candidate(1, &writer)], &slots, ROOM)), [(1, 1)]);
 }
 
 #[test]
@@ -106,6 +138,15 @@ fn a_claim_may_be_bound_ahead_of_its_share_but_no_more_than_allowed() {
     let matches = assign(&all, &slots, Room { ahead: 1, ..ROOM });
     let charged: Vec<_> = matches.iter().map(|found| (found.claim.0, found.charged)).collect();
     assert_eq!(charged, [(1, true), (2, false)]);
+}
+
+#[test]
+fn a_claim_that_is_bound_ahead_takes_no_slot_from_one_that_could_start() {
+    let (large, small) = (payload("red", 4_000), payload("red", 1_000));
+    let room = Room { free: Demand { cpu_millis: 1_000, memory_bytes: 4_000 }, ahead: 1, ..ROOM };
+    let all = [candidate(1, &large), candidate(2, &small)];
+    assert_eq!(pairs(&assign(&all, &[slot(0, None)], room)), [(2, 0)]);
+    assert_eq!(pairs(&assign(&all, &[slot(0, None), slot(1, None)], room)), [(2, 0), (1, 1)]);
 }
 
 #[test]

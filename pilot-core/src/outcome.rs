@@ -1,11 +1,17 @@
 //! How things end: exit statuses, causes, faults, what a queue is told, and the exit codes of `pilot run`.
-//! It must not know where a status or a figure was read.
+//! It must not know where a status or a figure was read, nor where what is said here is kept.
+//!
+//! What a journal or a spool has to keep is written by serde in kebab-case. Fields that are not known are passed over
+//! and figures that are missing are zero, so that pilots of different age can read each other's records.
 
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// How the first process of a payload ended (wait(2)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ExitStatus {
     /// It called exit.
     Code(u8),
@@ -38,7 +44,8 @@ impl ExitStatus {
 }
 
 /// The end of a payload as the runtime saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Exit {
     /// What wait(2) said.
     pub status: ExitStatus,
@@ -53,7 +60,8 @@ impl From<ExitStatus> for Exit {
 }
 
 /// Why a payload was ended by someone else than itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StopCause {
     /// The cluster takes the pilot's place away.
     Evicted,
@@ -84,7 +92,8 @@ impl StopCause {
 }
 
 /// Who is to blame for a failure, which is all that decisions branch on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FaultClass {
     /// No one: it may go well next time, anywhere.
     Retry,
@@ -97,8 +106,9 @@ pub enum FaultClass {
 }
 
 /// A failure of something that was done for a payload. Adapters turn foreign errors into this.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
+#[serde(rename_all = "kebab-case")]
 pub struct Fault {
     /// Who is to blame.
     pub class: FaultClass,
@@ -114,7 +124,8 @@ impl Fault {
 }
 
 /// What a payload used. Zeros and `None`s where it never ran or no one can tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Usage {
     /// Wall time from exec to the end of the first process, in microseconds.
     pub wall_us: u64,
@@ -126,6 +137,8 @@ pub struct Usage {
     pub max_rss_kib: u64,
     /// Highest memory use of the whole slot, in bytes.
     pub memory_peak_bytes: Option<u64>,
+    /// Whether that peak was sampled from time to time, not kept by the kernel: the true one may be higher.
+    pub memory_peak_sampled: bool,
     /// Processes killed for memory.
     pub oom_kills: Option<u64>,
     /// Processes that outlived the first one and had to be killed.
@@ -135,7 +148,8 @@ pub struct Usage {
 }
 
 /// How a claim ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Conclusion {
     /// Code 0, and every output is there.
     Succeeded,
@@ -150,7 +164,8 @@ pub enum Conclusion {
 }
 
 /// What a queue is told at the end of a claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Outcome {
     /// How it ended.
     pub conclusion: Conclusion,
@@ -159,6 +174,7 @@ pub struct Outcome {
     /// The status of its first process, when one was seen.
     pub status: Option<ExitStatus>,
     /// What it used.
+    #[serde(default)]
     pub usage: Usage,
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrustGroup(pub Arc<str>);
 
-/// An image: a reference as the user wrote it, and after preflight its digest. Two equal digests are one image.
+/// An image: a reference as the user wrote it, and after preflight what must be equal for a warm slot to do, which is the
+/// digest and the shape of the container around it. Opaque here.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageKey(pub Arc<str>);
 

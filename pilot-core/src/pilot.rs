@@ -7,27 +7,32 @@
 //!   AskClaims ──> Offered ──> Prepare ──> Prepared ──match──> slot ──> Report ──> ReportDone
 //!                    │           └─> PrepareFailed ──> Report   └────> Release
 //!                    └─> Release (cordoned, too many, never fits)
+//!   Adopted (the pilot started again) ──────────────────────> slot
 //! ```
 //!
 //! Intake is open, cordoned (and can be opened again), or ending for a reason; the end comes as [`Output::Done`], once,
 //! when every slot is quiet and every report has reached the queue or had its time. After that only claims that come
 //! too late are answered: they go back. Slots that are still warm then are the driver's to take down.
 //!
-//! Guarantees: for each claim that was offered exactly one `Report` or `Release`; the demands of running payloads never exceed
-//! the pilot's share; a claim is never launched after its lease expired.
+//! Guarantees: for each claim that was offered or adopted exactly one `Report` or `Release`; nothing is started unless it fits
+//! into the pilot's share beside all that runs; a claim is never launched after its lease expired.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::black_hole::Guard;
 pub use crate::claim::ReleaseWhy;
 use crate::claim::{Claim, ClaimId, SlotId};
+use crate::outcome::StopCause;
 use crate::payload::{Demand, InputKey};
 use crate::slot::{PhaseName, Slot};
 use crate::time::Moment;
 
+mod adoption;
 mod config;
+mod ended;
 mod ending;
 mod intake;
+mod seat;
 mod seats;
 mod waiting;
 mod words;
@@ -35,8 +40,9 @@ mod words;
 pub use config::{Lifetime, PilotConfig};
 pub use words::{DoneWhy, Input, Output, SlotStatus, StopKind};
 
+use ended::Ended;
 use intake::Asking;
-use seats::Seat;
+use seat::{Seat, Tally};
 use waiting::Waiting;
 
 /// A pilot.
@@ -44,11 +50,13 @@ use waiting::Waiting;
 pub struct Pilot {
     config: PilotConfig,
     seats: Vec<Seat>,
+    tally: Tally,
     waiting: Vec<Waiting>,
     /// Claims that ended here but whose report is not through: their lease, and until when to wait.
     reporting: BTreeMap<ClaimId, waiting::Reporting>,
-    /// Claims that ended here, so that an offer that comes twice is known. The oldest are forgotten.
-    ended: VecDeque<ClaimId>,
+    /// When the first of those that wait or are reported is due. It may be too early, never too late.
+    due_outside: Moment,
+    ended: Ended,
     inputs_here: BTreeSet<InputKey>,
     intake: Intake,
     asking: Asking,
@@ -62,10 +70,10 @@ pub struct Pilot {
 enum Intake {
     Open,
     Cordoned,
-    /// For good; `stop` is the hardest stop so far, if what runs was stopped at all.
+    /// For good; `stop` is the hardest stop so far, if what runs was stopped at all, and what it tells payloads.
     Ending {
         why: DoneWhy,
-        stop: Option<StopKind>,
+        stop: Option<(StopKind, StopCause)>,
     },
     /// Done was said.
     Over,
@@ -77,11 +85,14 @@ impl Pilot {
     /// A pilot that has just started, at [`Moment::START`]. It does nothing before its first input.
     pub fn new(config: PilotConfig) -> Self {
         let slot = |n| Seat::new(Slot::new(SlotId(n), config.limits));
+        let seats: Vec<Seat> = (0..config.slots).map(slot).collect();
         Self {
-            seats: (0..config.slots).map(slot).collect(),
+            tally: Tally::new(&seats),
+            seats,
             waiting: Vec::new(),
             reporting: BTreeMap::new(),
-            ended: VecDeque::new(),
+            due_outside: Moment(u64::MAX),
+            ended: Ended::default(),
             inputs_here: BTreeSet::new(),
             intake: Intake::Open,
             asking: Asking::Free,
@@ -96,13 +107,15 @@ impl Pilot {
     pub fn handle(&mut self, now: Moment, input: Input) -> Vec<Output> {
         let mut out = Outputs::new();
         if self.intake == Intake::Over {
-            if let Input::Offered(claims) = input {
-                self.on_offered(now, claims, &mut out);
+            if let Input::Offered(_) | Input::Adopted { .. } = input {
+                self.take(now, input, &mut out);
             }
             return out;
         }
+        // Several payloads may be adopted, one after the other: only then it shows what is free.
+        let may_ask = !matches!(input, Input::Adopted { .. });
         self.take(now, input, &mut out);
-        self.advance(now, &mut out);
+        self.advance(now, may_ask, &mut out);
         debug_assert!(self.upholds(), "the pilot broke a promise: {self:?}");
         out
     }
@@ -112,6 +125,10 @@ impl Pilot {
             Input::Offered(claims) => self.on_offered(now, claims, out),
             Input::Prepared { claim, image, bytes_missing } => self.on_prepared(claim, image, bytes_missing),
             Input::PrepareFailed { claim, fault } => self.on_prepare_failed(now, claim, fault, out),
+            Input::Adopted { slot, epoch, mut claim, image } => {
+                claim.payload.image = image;
+                self.on_adopted(now, slot, epoch, claim, out);
+            }
             Input::Slot { slot, epoch, event } => self.on_slot(now, slot, epoch, event, out),
             Input::QueueEmpty => self.on_queue_empty(now),
             Input::QueueFilled => self.on_queue_filled(),
@@ -121,7 +138,7 @@ impl Pilot {
             Input::StopClaim { claim, cause } => self.on_stop_claim(now, claim, cause, out),
             Input::ReportDone { claim } => self.on_report_done(claim),
             Input::InputHere(key) => self.on_input_here(key),
-            Input::InputGone(key) => drop(self.inputs_here.remove(&key)),
+            Input::InputGone(key) => self.on_input_gone(&key),
             Input::Cordon => self.on_cordon(),
             Input::Uncordon => self.on_uncordon(),
             Input::Stop { kind, cause } => self.on_stop(now, kind, cause, out),
@@ -130,14 +147,15 @@ impl Pilot {
     }
 
     /// All that follows from what is known by now: what is due, then who goes where, then whether it is over.
-    fn advance(&mut self, now: Moment, out: &mut Outputs) {
+    fn advance(&mut self, now: Moment, may_ask: bool, out: &mut Outputs) {
         self.tick_seats(now, out);
-        self.tick_waiting(now, out);
-        self.tick_reporting(now, out);
+        self.tick_outside(now, out);
         self.tick_life(now, out);
         self.turn_away(out);
         self.place(now, out);
-        self.ask(now, out);
+        if may_ask {
+            self.ask(now, out);
+        }
         self.finish(now, out);
     }
 
@@ -146,10 +164,9 @@ impl Pilot {
         if self.intake == Intake::Over {
             return None;
         }
-        let seats = self.seats.iter().filter_map(|seat| seat.slot.deadline());
-        let waiting = self.waiting.iter().map(Waiting::deadline);
-        let reporting = self.reporting.values().map(waiting::Reporting::deadline);
-        seats.chain(waiting).chain(reporting).chain(self.ask_deadline()).chain(self.life_deadline()).min()
+        let outside = Some(self.due_outside).filter(|due| *due < Moment(u64::MAX));
+        let due = self.tally.due().into_iter().chain(outside);
+        due.chain(self.ask_deadline()).chain(self.life_deadline()).min()
     }
 
     /// All slots, for status.
@@ -173,7 +190,9 @@ impl Pilot {
     }
 
     fn upholds(&self) -> bool {
-        let running = self.seats.iter().filter(|seat| seat.slot.name() == PhaseName::Running);
+        // What was adopted runs without having been asked whether it fits.
+        let started = |seat: &&Seat| seat.slot.name() == PhaseName::Running && !seat.slot.is_adopted();
+        let running = self.seats.iter().filter(started);
         let used = running.filter_map(|seat| seat.slot.claim()).map(|claim| claim.payload.demand);
         let used = used.fold(Demand::default(), Demand::plus);
         let ids = |seat: &Seat| seat.slot.claim().map(|claim| claim.id);
@@ -182,10 +201,14 @@ impl Pilot {
         held.extend(self.reporting.keys());
         held.sort_unstable();
         let distinct = held.windows(2).all(|pair| pair[0] != pair[1]);
+        let waiting = self.waiting.iter().map(Waiting::deadline);
+        let mut outside = waiting.chain(self.reporting.values().map(waiting::Reporting::deadline));
         distinct
+            && self.tally == Tally::new(&self.seats)
+            && outside.all(|due| self.due_outside <= due)
             && used.fits(&self.config.total)
             && self.seats.iter().all(|seat| seat.tenant.is_some() != seat.is_vacant())
-            && self.waiting.len() <= usize::try_from(self.config.max_waiting).unwrap_or(usize::MAX)
+            && self.waiting.len() <= self.config.max_waiting()
     }
 }
 

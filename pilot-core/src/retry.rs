@@ -3,6 +3,8 @@
 //! Two budgets, because a payload must neither fail for what others did to it nor come back for ever:
 //! its own failures count against the `retries` it asked for, disruptions against [`MAX_DISRUPTIONS`].
 
+use serde::{Deserialize, Serialize};
+
 use crate::backoff::{Backoff, Jitter};
 use crate::outcome::{Conclusion, FaultClass, Outcome, StopCause};
 
@@ -14,7 +16,8 @@ pub const MAX_DISRUPTIONS: u32 = 5;
 pub const RETRY_PAUSE: Backoff = Backoff { base_ms: 500, cap_ms: 60_000 };
 
 /// What was counted against a payload so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Attempts {
     /// Ends that were its own doing.
     pub failed: u32,

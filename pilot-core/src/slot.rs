@@ -3,7 +3,7 @@
 //! It must not know what a container, a socket or a queue is, nor which slots there are beside it.
 //!
 //! ```text
-//!                        Claimed (warm)
+//!                  Claimed (warm), Adopted
 //!             ┌──────────────────────────────┐
 //!             │                              v
 //!        ┌─> Idle ──Claimed──> Binding ──> Bound ──Go──> Running
@@ -14,7 +14,8 @@
 //! ```
 //!
 //! - Idle -> Binding: a claim came, the epoch rises, the runtime is told to bind.
-//! - Idle -> Bound: the slot still holds the claim's image for the claim's trust group, so there is nothing to bind.
+//! - Idle -> Bound: the slot still holds the claim's image for the claim's trust group, so there is nothing to bind; or the
+//!   pilot started again and takes over, in its old epoch, a payload that it left running here.
 //! - Binding -> Bound: the shim in the payload's image has proved itself; nothing of the payload runs.
 //! - Binding -> Draining: the bind failed or took too long, or the claim was stopped or lost; what exists is undone.
 //! - Bound -> Running: the pilot says Go, because the payload's share of the machine is free.
@@ -31,6 +32,9 @@
 //! Report and Release for a claim; at most one Bind in an epoch; an event of another epoch changes nothing; every phase but
 //! Idle and Retired has a deadline, so that time alone leads to Idle or Retired.
 //!
+//! An adopted payload was launched by an earlier life of the pilot. So its claim never goes back as if it had not run, and
+//! every report about it says `launched`: even a launch that "failed" only means that the runtime lost sight of it.
+//!
 //! Assumptions about the runtime: it carries out a slot's orders in their order, and one of an old epoch never reaches
 //! what a newer epoch has made.
 
@@ -43,6 +47,7 @@ use crate::time::Moment;
 mod edges;
 mod ends;
 mod names;
+mod promises;
 mod words;
 pub use names::{EventName, PhaseName};
 pub use words::{Action, Drained, Event, Order, Signal, Verdict, Why};
@@ -53,6 +58,8 @@ pub struct Slot {
     id: SlotId,
     epoch: Epoch,
     limits: SlotLimits,
+    /// The epoch's claim was adopted.
+    adopted: bool,
     phase: Phase,
 }
 
@@ -140,10 +147,10 @@ pub enum Phase {
     Retired,
 }
 
-/// An image that stays ready in a slot, and whose payload ran in it.
+/// What stays ready in a slot after a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Its digest.
+    /// What must be equal for the next payload to find all as it needs it.
     pub image: ImageKey,
     /// Only payloads of this group may use it again.
     pub trust: TrustGroup,
@@ -220,20 +227,28 @@ pub enum CleanStep {
 impl Slot {
     /// A slot that was never used.
     pub const fn new(id: SlotId, limits: SlotLimits) -> Self {
-        Self { id, epoch: Epoch(0), limits, phase: Phase::Idle { holds: None } }
+        Self { id, epoch: Epoch(0), limits, adopted: false, phase: Phase::Idle { holds: None } }
     }
 
     /// Decides on one event of the given epoch. Whatever comes in, it returns; what makes no sense is ignored.
     pub fn handle(&mut self, now: Moment, epoch: Epoch, event: Event) -> Verdict {
-        if epoch != self.epoch {
+        let adopts = matches!(event, Event::Adopted(_));
+        let event = match event {
+            Event::Adopted(_) if !self.may_adopt(epoch) => return Verdict::Ignored(Why::NotInThisPhase),
+            Event::LaunchFailed(fault) if self.is_watching() => Event::SlotLost(fault),
+            event => event,
+        };
+        if adopts {
+            (self.epoch, self.adopted) = (epoch, true);
+        } else if epoch != self.epoch {
             return Verdict::Ignored(Why::Stale);
         }
         let from = self.name();
-        let at = edges::At { now, limits: &self.limits };
+        let at = edges::At { now, limits: &self.limits, adopted: self.adopted };
         let (phase, verdict) = edges::step(&at, std::mem::replace(&mut self.phase, Phase::Retired), event);
         self.phase = phase;
-        if from == PhaseName::Idle && self.name() != PhaseName::Idle {
-            self.epoch = epoch.next();
+        if from == PhaseName::Idle && self.name() != PhaseName::Idle && !adopts {
+            (self.epoch, self.adopted) = (epoch.next(), false);
         }
         debug_assert!(
             self.upholds(from, &verdict),
@@ -241,6 +256,22 @@ impl Slot {
             self.id
         );
         verdict
+    }
+
+    /// Whether a payload that was launched in `epoch` can be adopted: the slot was never used, a launch was never in epoch 0,
+    /// and there are epochs left.
+    pub fn may_adopt(&self, epoch: Epoch) -> bool {
+        self.epoch == Epoch(0) && self.name() == PhaseName::Idle && epoch > self.epoch && epoch.next() > epoch
+    }
+
+    /// Whether an adopted payload was told to be waited for.
+    const fn is_watching(&self) -> bool {
+        self.adopted && matches!(self.phase, Phase::Running { .. } | Phase::Draining { .. })
+    }
+
+    /// Whether the payload of this epoch was adopted.
+    pub const fn is_adopted(&self) -> bool {
+        self.adopted
     }
 
     /// When the slot wants a [`Event::Tick`] at the latest. `None` in Idle and Retired, which wait for no one.
@@ -283,26 +314,10 @@ impl Slot {
             Phase::Idle { .. } | Phase::Cleaning { .. } | Phase::Retired => None,
         }
     }
-
-    /// The promises that can be seen in a single step.
-    fn upholds(&self, from: PhaseName, verdict: &Verdict) -> bool {
-        let to = self.name();
-        let actions: &[Action] = match verdict {
-            Verdict::Acted(actions) => actions,
-            Verdict::Ignored(_) => return from == to,
-        };
-        let count = |wanted: fn(&Action) -> bool| actions.iter().filter(|action| wanted(action)).count();
-        let binds = count(|action| matches!(action, Action::Order(Order::Bind(_))));
-        let launches = count(|action| matches!(action, Action::Order(Order::Launch(_))));
-        let ends = count(|action| matches!(action, Action::Report(_) | Action::Release(_)));
-        binds == usize::from(from == PhaseName::Idle && to == PhaseName::Binding)
-            && launches == usize::from(from == PhaseName::Bound && to == PhaseName::Running)
-            && ends == usize::from(from == PhaseName::Draining && to == PhaseName::Cleaning)
-            && from.may_become(to)
-            && self.deadline().is_none() == matches!(to, PhaseName::Idle | PhaseName::Retired)
-    }
 }
 
+#[cfg(test)]
+mod adoption_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

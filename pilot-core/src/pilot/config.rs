@@ -13,9 +13,11 @@ pub struct PilotConfig {
     pub total: Demand,
     /// How long each slot waits for what.
     pub limits: SlotLimits,
-    /// How many claims may be taken, and bound, beyond what can run at once.
+    /// How many claims may be taken beyond what can run at once: bound in a slot that is left over, or prepared and waiting, so
+    /// that a slot that becomes idle finds one. They hold leases, and go back when no more work is taken.
     pub bind_ahead: u32,
-    /// Claims that may wait for a slot; what comes beyond goes back.
+    /// Claims that may wait for a slot, if there is a reason for more than slots and `bind_ahead` together; what comes beyond
+    /// goes back.
     pub max_waiting: u32,
     /// For the answer to AskClaims, in milliseconds; after that it is asked again.
     pub ask_timeout_ms: u64,
@@ -49,6 +51,12 @@ pub struct Lifetime {
 }
 
 impl PilotConfig {
+    /// Claims that may wait for a slot: all that could have been asked for, at least.
+    pub(super) fn max_waiting(&self) -> usize {
+        let asked = self.slots.saturating_add(self.bind_ahead);
+        usize::try_from(self.max_waiting.max(asked)).unwrap_or(usize::MAX)
+    }
+
     /// Slots and a share, and patience that suits a pilot of people who look at it: no idle timeout, no lifetime.
     pub fn new(slots: u32, total: Demand) -> Self {
         Self {

@@ -40,7 +40,9 @@ impl Pilot {
     fn end(&mut self, now: Moment, why: DoneWhy, kind: StopKind, cause: StopCause, out: &mut Outputs) {
         self.end_intake(why);
         match &mut self.intake {
-            Intake::Ending { stop, .. } if stop.is_none_or(|sofar| sofar < kind) => *stop = Some(kind),
+            Intake::Ending { stop, .. } if stop.is_none_or(|(sofar, _)| sofar < kind) => {
+                *stop = Some((kind, cause));
+            }
             _ => return,
         }
         let at_most_ms = match kind {
@@ -62,7 +64,7 @@ impl Pilot {
     }
 
     /// Near the end of the pilot's life half of what is left is kept for flush and clean.
-    fn grace_ms(&self, now: Moment) -> u64 {
+    pub(super) fn grace_ms(&self, now: Moment) -> u64 {
         let left = self.config.lifetime.map(|lifetime| Moment(lifetime.total_ms).ms_since(now) / 2);
         self.config.stop_grace_ms.min(left.unwrap_or(u64::MAX))
     }
@@ -79,7 +81,7 @@ impl Pilot {
                 self.end(now, DoneWhy::Lifetime, StopKind::Kill, StopCause::Expired, out);
             }
         }
-        if self.seats.iter().all(|seat| seat.slot.name() == PhaseName::Retired) {
+        if self.tally.retired == self.seats.len() {
             self.end_intake(DoneWhy::AllRetired);
         }
     }
@@ -97,7 +99,7 @@ impl Pilot {
 
     /// Whether nothing is left that anyone waits for.
     fn is_quiet(&self) -> bool {
-        self.waiting.is_empty() && self.reporting.is_empty() && self.seats.iter().all(super::Seat::is_vacant)
+        self.waiting.is_empty() && self.reporting.is_empty() && self.tally.vacant == self.seats.len()
     }
 
     pub(super) fn finish(&mut self, now: Moment, out: &mut Outputs) {
@@ -123,9 +125,9 @@ impl Pilot {
         let idle = self.idle_since.zip(self.config.idle_ms).map(|(since, idle_ms)| since.after_ms(idle_ms));
         let life = self.life().and_then(|[retire, stop, kill]| match &self.intake {
             Intake::Open | Intake::Cordoned => Some(retire),
-            Intake::Ending { stop: None | Some(StopKind::Drain), .. } => Some(stop),
-            Intake::Ending { stop: Some(StopKind::Grace), .. } => Some(kill),
-            Intake::Ending { stop: Some(StopKind::Kill), .. } | Intake::Over => None,
+            Intake::Ending { stop: None | Some((StopKind::Drain, _)), .. } => Some(stop),
+            Intake::Ending { stop: Some((StopKind::Grace, _)), .. } => Some(kill),
+            Intake::Ending { stop: Some((StopKind::Kill, _)), .. } | Intake::Over => None,
         });
         idle.into_iter().chain(life).min()
     }

@@ -5,7 +5,6 @@ use super::{Intake, Output, Outputs, Pilot, ReleaseWhy};
 use crate::claim::Claim;
 use crate::outcome::{Conclusion, Outcome};
 use crate::payload::InputKey;
-use crate::slot::PhaseName;
 use crate::time::Moment;
 
 /// Inputs that are remembered as being here. Beyond it locality is guessed worse, nothing else.
@@ -46,16 +45,18 @@ impl Pilot {
             self.release(claim.id, ReleaseWhy::Closed, out);
         } else if !claim.payload.demand.fits(&total) {
             self.release(claim.id, ReleaseWhy::NeverFits { total }, out);
-        } else if self.waiting.len() >= usize::try_from(self.config.max_waiting).unwrap_or(usize::MAX) {
+        } else if self.waiting.len() >= self.config.max_waiting() {
             self.release(claim.id, ReleaseWhy::NoRoom, out);
         } else if claim.is_expired(now) {
             let lost = Outcome::before_launch(Conclusion::Lost);
-            self.report(now, claim.id, None, lost, &claim.payload.family, None, out);
+            self.report(now, claim.id, None, lost, out);
         } else {
             let claim = Box::new(claim);
             let stage = Stage::Preparing { by: now.after_ms(self.config.prepare_timeout_ms) };
             out.push(Output::Prepare(claim.clone()));
-            self.waiting.push(Waiting { claim, since: now, stage });
+            let waiting = Waiting { id: claim.id, claim, since: now, stage };
+            self.note_due(waiting.deadline());
+            self.waiting.push(waiting);
         }
     }
 
@@ -72,12 +73,29 @@ impl Pilot {
     }
 
     pub(super) fn on_input_here(&mut self, key: InputKey) {
-        if self.inputs_here.len() < MAX_INPUTS_HERE {
+        if self.inputs_here.len() < MAX_INPUTS_HERE && !self.inputs_here.contains(&key) {
+            self.count_missing(&key, |missing, named| missing.saturating_sub(named));
             self.inputs_here.insert(key);
         }
     }
 
-    /// Never more than could be bound soon: idle slots and the claims allowed ahead, less those that wait already.
+    pub(super) fn on_input_gone(&mut self, key: &InputKey) {
+        if self.inputs_here.remove(key) {
+            self.count_missing(key, usize::saturating_add);
+        }
+    }
+
+    fn count_missing(&mut self, key: &InputKey, count: impl Fn(usize, usize) -> usize) {
+        for waiting in &mut self.waiting {
+            if let Stage::Ready { inputs_missing, .. } = &mut waiting.stage {
+                let named = waiting.claim.payload.inputs.iter().filter(|input| *input == key).count();
+                *inputs_missing = count(*inputs_missing, named);
+            }
+        }
+    }
+
+    /// Never more than could be bound soon: idle slots and the claims allowed ahead, less those that wait already. Where no slot
+    /// is idle, what is allowed ahead is asked for all the same.
     pub(super) fn ask(&mut self, now: Moment, out: &mut Outputs) {
         match self.asking {
             Asking::Asked { by } | Asking::Resting { at: by } if by.is_due(now) => self.asking = Asking::Free,
@@ -94,20 +112,22 @@ impl Pilot {
         if self.intake != Intake::Open {
             return 0;
         }
-        let idle = self.seats.iter().filter(|seat| seat.slot.name() == PhaseName::Idle).count();
         let free = self.free();
-        let startable = if free.cpu_millis > 0 && free.memory_bytes > 0 { idle } else { 0 };
+        let startable = if free.cpu_millis > 0 && free.memory_bytes > 0 { self.tally.idle } else { 0 };
         let ahead = self.config.bind_ahead.saturating_sub(self.bound_ahead());
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let room = self.config.max_waiting.saturating_sub(count(self.waiting.len()));
+        let room = count(self.config.max_waiting().saturating_sub(self.waiting.len()));
         count(startable).saturating_add(ahead).saturating_sub(count(self.waiting.len())).min(room)
     }
 
     /// Only a pilot that would ask has to be woken for it.
     pub(super) fn ask_deadline(&self) -> Option<Moment> {
-        match self.asking {
-            Asking::Asked { by } | Asking::Resting { at: by } if self.wanted() > 0 => Some(by),
-            Asking::Free | Asking::Asked { .. } | Asking::Resting { .. } | Asking::Closed => None,
-        }
+        let at = match self.asking {
+            Asking::Asked { by } | Asking::Resting { at: by } => by,
+            // After an adoption: overdue.
+            Asking::Free => Moment::START,
+            Asking::Closed => return None,
+        };
+        (self.wanted() > 0).then_some(at)
     }
 }

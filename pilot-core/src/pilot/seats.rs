@@ -1,65 +1,28 @@
-//! Slots with their tenants: who goes where, who may start, and what comes of it.
+//! Who goes to which slot, who may start, and what comes of it. It must not know how claims come in and how the pilot ends.
 
-use std::sync::Arc;
-
+use super::seat::Tenant;
 use super::waiting::Stage;
-use super::{Intake, Output, Outputs, Pilot, SlotStatus};
+use super::{Intake, Output, Outputs, Pilot};
 use crate::claim::{ClaimId, Epoch, Lease, SlotId};
 use crate::matchmaking::{Candidate, IdleSlot, Room, assign};
 use crate::outcome::StopCause;
-use crate::payload::{Demand, Payload};
-use crate::slot::{Action, Event, Order, Phase, PhaseName, Slot, Verdict, Why};
+use crate::payload::Demand;
+use crate::slot::{Action, Event, Order, Phase, PhaseName, Verdict, Why};
 use crate::time::Moment;
 
 /// A slot that is due more often than this at one moment has a limit of zero; the rest waits for the next tick.
 const MAX_TICKS_AT_ONCE: u32 = 8;
 
-/// A slot and what the pilot must know of whom it works for.
-#[derive(Clone, Debug)]
-pub(super) struct Seat {
-    pub(super) slot: Slot,
-    /// From the claim until the slot is clean.
-    pub(super) tenant: Option<Tenant>,
-}
-
-/// Whom a slot works for.
-#[derive(Clone, Debug)]
-pub(super) struct Tenant {
-    claim: ClaimId,
-    family: Arc<str>,
-    demand: Demand,
-    /// When the claim was offered.
-    since: Moment,
-    /// Whether its share is set aside. If not, it is bound ahead and may not start.
-    charged: bool,
-    launched_at: Option<Moment>,
-    /// When it began to drain.
-    ended_at: Option<Moment>,
-}
-
-impl Seat {
-    pub(super) const fn new(slot: Slot) -> Self {
-        Self { slot, tenant: None }
-    }
-
-    pub(super) fn is_vacant(&self) -> bool {
-        matches!(self.slot.name(), PhaseName::Idle | PhaseName::Retired)
-    }
-
-    pub(super) fn status(&self) -> SlotStatus {
-        SlotStatus {
-            slot: self.slot.id(),
-            epoch: self.slot.epoch(),
-            phase: self.slot.name(),
-            claim: self.tenant.as_ref().map(|tenant| tenant.claim),
-        }
-    }
-}
-
 impl Pilot {
     /// The slot in which a claim is not over yet.
     pub(super) fn seat_of(&self, claim: ClaimId) -> Option<usize> {
-        self.seats.iter().position(|seat| seat.slot.claim().is_some_and(|held| held.id == claim))
+        let works = |tenant: &Tenant| tenant.claim == claim;
+        let index = self.seats.iter().position(|seat| seat.tenant.as_ref().is_some_and(works))?;
+        self.seats[index].slot.claim().is_some().then_some(index)
+    }
+
+    pub(super) fn index_of(&self, slot: SlotId) -> Option<usize> {
+        usize::try_from(slot.0).ok().filter(|index| *index < self.seats.len())
     }
 
     /// News from outside. What only the pilot may decide is not taken from there.
@@ -71,9 +34,8 @@ impl Pilot {
         event: Event,
         out: &mut Outputs,
     ) {
-        let ours = matches!(event, Event::Claimed(_) | Event::Go | Event::Tick);
-        let index = usize::try_from(slot.0).ok().filter(|index| *index < self.seats.len());
-        match index {
+        let ours = matches!(event, Event::Claimed(_) | Event::Adopted(_) | Event::Go | Event::Tick);
+        match self.index_of(slot) {
             Some(index) if !ours => self.apply(now, index, epoch, event, out),
             _ => out.push(Output::Ignored { slot, epoch, event: event.name(), why: Why::NotInThisPhase }),
         }
@@ -84,7 +46,17 @@ impl Pilot {
         self.apply(now, index, epoch, event, out);
     }
 
-    fn apply(&mut self, now: Moment, index: usize, epoch: Epoch, event: Event, out: &mut Outputs) {
+    pub(super) fn apply(&mut self, now: Moment, index: usize, epoch: Epoch, event: Event, out: &mut Outputs) {
+        self.tally.take(&self.seats[index]);
+        self.apply_to_seat(now, index, epoch, event, out);
+        let seat = &mut self.seats[index];
+        if seat.is_vacant() && seat.tenant.is_some() {
+            (seat.tenant, seat.vacant_since) = (None, now);
+        }
+        self.tally.put(index, seat);
+    }
+
+    fn apply_to_seat(&mut self, now: Moment, index: usize, epoch: Epoch, event: Event, out: &mut Outputs) {
         let seat = &mut self.seats[index];
         let (slot, from, name) = (seat.slot.id(), seat.slot.name(), event.name());
         let lease = seat.slot.claim().and_then(|claim| claim.lease);
@@ -93,7 +65,7 @@ impl Pilot {
             Verdict::Acted(actions) => actions,
         };
         let (to, epoch) = (seat.slot.name(), seat.slot.epoch());
-        // Claimed is the only event that comes to a vacant slot and counts; its tenant was set before.
+        // Claimed and Adopted are the only events that come to a vacant slot and count; its tenant was set before.
         let Some(tenant) = &mut seat.tenant else { return };
         let claim = tenant.claim;
         if from != to {
@@ -104,9 +76,6 @@ impl Pilot {
         }
         for action in actions {
             self.carry_out(now, index, epoch, action, lease, out);
-        }
-        if self.seats[index].is_vacant() {
-            self.seats[index].tenant = None;
         }
     }
 
@@ -119,8 +88,9 @@ impl Pilot {
         lease: Option<Lease>,
         out: &mut Outputs,
     ) {
-        let slot = self.seats[index].slot.id();
-        let Some(tenant) = &mut self.seats[index].tenant else { return };
+        let seat = &mut self.seats[index];
+        let slot = seat.slot.id();
+        let Some(tenant) = &mut seat.tenant else { return };
         let claim = tenant.claim;
         match action {
             Action::Order(order) => {
@@ -134,8 +104,12 @@ impl Pilot {
             Action::Report(outcome) => {
                 let ended_at = tenant.ended_at.unwrap_or(now);
                 let ran_ms = tenant.launched_at.map(|at| ended_at.ms_since(at));
-                let family = tenant.family.clone();
-                self.report(now, claim, lease, outcome, &family, ran_ms, out);
+                // How long an adopted payload ran before is not known, so its end says nothing about the machine.
+                if !seat.slot.is_adopted() {
+                    let family = tenant.family.clone();
+                    self.judge(&family, &outcome, ran_ms);
+                }
+                self.report(now, claim, lease, outcome, out);
             }
         }
     }
@@ -157,7 +131,7 @@ impl Pilot {
     pub(super) fn tick_seats(&mut self, now: Moment, out: &mut Outputs) {
         for index in 0..self.seats.len() {
             for _ in 0..MAX_TICKS_AT_ONCE {
-                if self.seats[index].slot.deadline().is_none_or(|deadline| !deadline.is_due(now)) {
+                if !self.tally.is_due(index, now) {
                     break;
                 }
                 self.apply_own(now, index, Event::Tick, out);
@@ -167,22 +141,29 @@ impl Pilot {
 
     /// Processor and memory that are set aside for no one.
     pub(super) fn free(&self) -> Demand {
-        let charged =
-            self.seats.iter().filter_map(|seat| seat.tenant.as_ref()).filter(|tenant| tenant.charged);
-        charged.fold(self.config.total, |free, tenant| free.minus(tenant.demand))
+        self.tally.free(self.config.total)
     }
 
     /// How many are bound, or being bound, although their share is not free.
     pub(super) fn bound_ahead(&self) -> u32 {
-        let ahead =
-            self.seats.iter().filter(|seat| seat.tenant.as_ref().is_some_and(|tenant| !tenant.charged));
-        u32::try_from(ahead.count()).unwrap_or(u32::MAX)
+        u32::try_from(self.tally.ahead).unwrap_or(u32::MAX)
+    }
+
+    /// A claim gets a slot; the slot does not know yet.
+    pub(super) fn let_in(&mut self, index: usize, tenant: Tenant) {
+        let seat = &mut self.seats[index];
+        self.tally.take(seat);
+        seat.tenant = Some(tenant);
+        self.tally.put(index, seat);
     }
 
     /// Gives free shares to those that were bound ahead, starts what can start, and gives slots to those that wait.
     pub(super) fn place(&mut self, now: Moment, out: &mut Outputs) {
         let reserved = self.charge_the_bound(now);
         self.assign_waiting(now, reserved, out);
+        if self.tally.ready == 0 {
+            return;
+        }
         for index in 0..self.seats.len() {
             let seat = &self.seats[index];
             if seat.slot.name() == PhaseName::Bound
@@ -195,22 +176,22 @@ impl Pilot {
 
     /// Oldest first. The answer is whether one of them has waited so long that all that is free is kept for it.
     fn charge_the_bound(&mut self, now: Moment) -> bool {
-        let pending = |seat: &Seat| matches!(seat.slot.name(), PhaseName::Binding | PhaseName::Bound);
-        let mut order: Vec<usize> =
-            (0..self.seats.len()).filter(|index| pending(&self.seats[*index])).collect();
-        order.sort_by_key(|index| {
-            self.seats[*index].tenant.as_ref().map(|tenant| (tenant.since, tenant.claim))
-        });
-        for index in order {
-            let free = self.free();
-            let aging_ms = self.config.aging_ms;
-            let Some(tenant) = &mut self.seats[index].tenant else { continue };
-            if tenant.charged {
-                continue;
-            }
-            if tenant.demand.fits(&free) {
-                tenant.charged = true;
-            } else if now.ms_since(tenant.since) >= aging_ms {
+        if self.tally.ahead == 0 {
+            return false;
+        }
+        let pending = |index: usize| {
+            let seat = &self.seats[index];
+            let tenant = seat.tenant.as_ref().filter(|tenant| !tenant.charged)?;
+            let binds = matches!(seat.slot.name(), PhaseName::Binding | PhaseName::Bound);
+            binds.then_some((tenant.since, tenant.claim, index))
+        };
+        let mut order: Vec<_> = (0..self.seats.len()).filter_map(pending).collect();
+        order.sort_unstable();
+        for (since, _, index) in order {
+            let Some(tenant) = self.seats[index].tenant.clone() else { continue };
+            if tenant.demand.fits(&self.free()) {
+                self.let_in(index, Tenant { charged: true, ..tenant });
+            } else if now.ms_since(since) >= self.config.aging_ms {
                 return true;
             }
         }
@@ -218,7 +199,7 @@ impl Pilot {
     }
 
     fn assign_waiting(&mut self, now: Moment, reserved: bool, out: &mut Outputs) {
-        if self.intake != Intake::Open || self.waiting.is_empty() {
+        if self.intake != Intake::Open || self.waiting.is_empty() || self.tally.idle == 0 {
             return;
         }
         let candidates: Vec<Candidate<'_>> = self
@@ -226,17 +207,19 @@ impl Pilot {
             .iter()
             .filter_map(|waiting| match waiting.stage {
                 Stage::Preparing { .. } => None,
-                Stage::Ready { bytes_missing } => Some(Candidate {
+                Stage::Ready { bytes_missing, inputs_missing } => Some(Candidate {
                     claim: waiting.claim.id,
                     payload: &waiting.claim.payload,
                     waited_ms: now.ms_since(waiting.since),
                     bytes_missing,
-                    inputs_missing: self.inputs_missing(&waiting.claim.payload),
+                    inputs_missing,
                 }),
             })
             .collect();
         let idle = self.seats.iter().filter_map(|seat| match seat.slot.phase() {
-            Phase::Idle { holds } => Some(IdleSlot { slot: seat.slot.id(), holds: holds.as_ref() }),
+            Phase::Idle { holds } => {
+                Some(IdleSlot { slot: seat.slot.id(), holds: holds.as_ref(), since: seat.vacant_since })
+            }
             _ => None,
         });
         let slots: Vec<IdleSlot<'_>> = idle.collect();
@@ -244,32 +227,15 @@ impl Pilot {
         let ahead = self.config.bind_ahead.saturating_sub(self.bound_ahead());
         let room = Room { free, ahead, aging_ms: self.config.aging_ms };
         for found in assign(&candidates, &slots, room) {
-            let (Some(seat), Some(from)) = (
-                self.seats.iter().position(|seat| seat.slot.id() == found.slot),
-                self.waiting.iter().position(|waiting| waiting.claim.id == found.claim),
-            ) else {
-                continue;
-            };
-            self.seat(now, seat, from, found.charged, out);
+            if let (Some(seat), Some(from)) = (self.index_of(found.slot), self.waiting_at(found.claim)) {
+                self.seat(now, seat, from, found.charged, out);
+            }
         }
-    }
-
-    fn inputs_missing(&self, payload: &Payload) -> usize {
-        payload.inputs.iter().filter(|key| !self.inputs_here.contains(*key)).count()
     }
 
     fn seat(&mut self, now: Moment, index: usize, from: usize, charged: bool, out: &mut Outputs) {
         let waiting = self.waiting.remove(from);
-        let payload = &waiting.claim.payload;
-        self.seats[index].tenant = Some(Tenant {
-            claim: waiting.claim.id,
-            family: payload.family.clone(),
-            demand: payload.demand,
-            since: waiting.since,
-            charged,
-            launched_at: None,
-            ended_at: None,
-        });
+        self.let_in(index, Tenant::new(&waiting.claim, waiting.since, charged));
         self.apply_own(now, index, Event::Claimed(waiting.claim), out);
     }
 }

@@ -134,6 +134,10 @@ fn orders(outputs: &[Output]) -> Vec<(u32, &Order)> {
     outputs.iter().filter_map(order).collect()
 }
 
+#[path = "tests/adoption.rs"]
+mod adoption;
+#[path = "tests/ahead.rs"]
+mod ahead;
 #[path = "tests/ends.rs"]
 mod ends;
 #[path = "tests/intake.rs"]

@@ -9,12 +9,11 @@ use crate::payload::ImageKey;
 use crate::slot::Event;
 use crate::time::Moment;
 
-/// Ended claims that are remembered. A queue's answer is never delayed by so many others.
-const MAX_ENDED: usize = 4_096;
-
 /// A claim that has no slot yet.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
+    /// The claim's, where it is found quickly.
+    pub(super) id: ClaimId,
     pub(super) claim: Box<Claim>,
     pub(super) since: Moment,
     pub(super) stage: Stage,
@@ -24,7 +23,7 @@ pub(super) struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Preparing { by: Moment },
-    Ready { bytes_missing: u64 },
+    Ready { bytes_missing: u64, inputs_missing: usize },
 }
 
 /// A claim that ended here but whose report is not through.
@@ -53,19 +52,25 @@ impl Reporting {
 }
 
 impl Pilot {
+    pub(super) fn waiting_at(&self, claim: ClaimId) -> Option<usize> {
+        self.waiting.iter().position(|waiting| waiting.id == claim)
+    }
+
     pub(super) fn knows(&self, claim: ClaimId) -> bool {
-        self.waiting.iter().any(|waiting| waiting.claim.id == claim)
+        self.waiting_at(claim).is_some()
             || self.seat_of(claim).is_some()
             || self.reporting.contains_key(&claim)
-            || self.ended.contains(&claim)
+            || self.ended.contains(claim)
     }
 
     pub(super) fn on_prepared(&mut self, claim: ClaimId, image: ImageKey, bytes_missing: u64) {
-        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.claim.id == claim)
-            && matches!(waiting.stage, Stage::Preparing { .. })
-        {
-            waiting.claim.payload.image = image;
-            waiting.stage = Stage::Ready { bytes_missing };
+        let Some(index) = self.waiting_at(claim) else { return };
+        let waiting = &mut self.waiting[index];
+        if matches!(waiting.stage, Stage::Preparing { .. }) {
+            let payload = &mut waiting.claim.payload;
+            payload.image = image;
+            let inputs_missing = payload.inputs.iter().filter(|key| !self.inputs_here.contains(*key)).count();
+            waiting.stage = Stage::Ready { bytes_missing, inputs_missing };
         }
     }
 
@@ -78,11 +83,13 @@ impl Pilot {
     }
 
     pub(super) fn on_lease_renewed(&mut self, now: Moment, claim: ClaimId, lease: Lease, out: &mut Outputs) {
-        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.claim.id == claim) {
-            waiting.claim.renew(lease);
+        if let Some(index) = self.waiting_at(claim) {
+            self.waiting[index].claim.renew(lease);
+            self.note_due(lease.deadline());
         } else if let Some(reporting) = self.reporting.get_mut(&claim) {
             if reporting.lease.is_none_or(|held| held.expires_at < lease.expires_at) {
                 reporting.lease = Some(lease);
+                self.note_due(lease.deadline());
             }
         } else if let Some(index) = self.seat_of(claim) {
             self.apply_own(now, index, Event::LeaseRenewed(lease), out);
@@ -90,7 +97,7 @@ impl Pilot {
     }
 
     pub(super) fn on_lease_lost(&mut self, now: Moment, claim: ClaimId, out: &mut Outputs) {
-        if let Some(index) = self.waiting.iter().position(|waiting| waiting.claim.id == claim) {
+        if let Some(index) = self.waiting_at(claim) {
             self.end_waiting(now, index, Conclusion::Lost, out);
         } else if self.reporting.contains_key(&claim) {
             self.on_report_done(claim);
@@ -100,7 +107,7 @@ impl Pilot {
     }
 
     pub(super) fn on_stop_claim(&mut self, now: Moment, claim: ClaimId, cause: StopCause, out: &mut Outputs) {
-        if let Some(index) = self.waiting.iter().position(|waiting| waiting.claim.id == claim) {
+        if let Some(index) = self.waiting_at(claim) {
             if cause.is_own_doing() {
                 self.end_waiting(now, index, Conclusion::Stopped(cause), out);
             } else {
@@ -119,7 +126,24 @@ impl Pilot {
         }
     }
 
-    pub(super) fn tick_waiting(&mut self, now: Moment, out: &mut Outputs) {
+    /// Something that waits or is reported is due then, at the earliest.
+    pub(super) fn note_due(&mut self, due: Moment) {
+        self.due_outside = self.due_outside.min(due);
+    }
+
+    /// What is due of all that has no slot. The moment may be that of something that is over already: then nothing is.
+    pub(super) fn tick_outside(&mut self, now: Moment, out: &mut Outputs) {
+        if !self.due_outside.is_due(now) {
+            return;
+        }
+        self.tick_waiting(now, out);
+        self.tick_reporting(now, out);
+        let waiting = self.waiting.iter().map(Waiting::deadline);
+        let reporting = self.reporting.values().map(Reporting::deadline);
+        self.due_outside = waiting.chain(reporting).min().unwrap_or(Moment(u64::MAX));
+    }
+
+    fn tick_waiting(&mut self, now: Moment, out: &mut Outputs) {
         let mut index = 0;
         while let Some(waiting) = self.waiting.get_mut(index) {
             if waiting.claim.is_expired(now) {
@@ -140,7 +164,7 @@ impl Pilot {
         }
     }
 
-    pub(super) fn tick_reporting(&mut self, now: Moment, out: &mut Outputs) {
+    fn tick_reporting(&mut self, now: Moment, out: &mut Outputs) {
         self.reporting.retain(|claim, reporting| {
             let over =
                 reporting.by.is_due(now) || reporting.lease.is_some_and(|lease| lease.expires_at.is_due(now));
@@ -164,45 +188,38 @@ impl Pilot {
     fn end_waiting(&mut self, now: Moment, index: usize, conclusion: Conclusion, out: &mut Outputs) {
         let claim = self.waiting.remove(index).claim;
         let outcome = Outcome::before_launch(conclusion);
-        self.report(now, claim.id, claim.lease, outcome, &claim.payload.family, None, out);
+        self.judge(&claim.payload.family, &outcome, None);
+        self.report(now, claim.id, claim.lease, outcome, out);
     }
 
     pub(super) fn release(&mut self, claim: ClaimId, why: ReleaseWhy, out: &mut Outputs) {
-        self.forget(claim);
+        self.ended.insert(claim);
         out.push(Output::Release { claim, why });
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a claim's last facts, from the two places where claims end"
-    )]
+    /// What the end of a payload of `family`, `ran_ms` after its launch, says about this machine.
+    pub(super) fn judge(&mut self, family: &Arc<str>, outcome: &Outcome, ran_ms: Option<u64>) {
+        if let Some(reason) = self.guard.as_mut().and_then(|guard| guard.note(family, outcome, ran_ms)) {
+            self.on_black_hole(reason);
+        }
+    }
+
     pub(super) fn report(
         &mut self,
         now: Moment,
         claim: ClaimId,
         lease: Option<Lease>,
         outcome: Outcome,
-        family: &Arc<str>,
-        ran_ms: Option<u64>,
         out: &mut Outputs,
     ) {
-        self.forget(claim);
+        self.ended.insert(claim);
         let by = now.after_ms(self.config.report_timeout_ms);
         // A lease that is lost is not renewed, but the report still has to get through.
         let lease = lease.filter(|_| outcome.conclusion != Conclusion::Lost);
-        self.reporting.insert(claim, Reporting { lease, by });
-        let verdict = self.guard.as_mut().and_then(|guard| guard.note(family, &outcome, ran_ms));
+        let reporting = Reporting { lease, by };
+        self.note_due(reporting.deadline());
+        self.reporting.insert(claim, reporting);
         out.push(Output::Report { claim, outcome });
-        if let Some(reason) = verdict {
-            self.on_black_hole(reason);
-        }
-    }
-
-    fn forget(&mut self, claim: ClaimId) {
-        if self.ended.len() >= MAX_ENDED {
-            self.ended.pop_front();
-        }
-        self.ended.push_back(claim);
     }
 }
 

@@ -16,7 +16,7 @@ pub enum Input {
     Prepared {
         /// For which claim.
         claim: ClaimId,
-        /// The image's digest.
+        /// What must be equal for a warm slot to do.
         image: ImageKey,
         /// What of it this machine lacks.
         bytes_missing: u64,
@@ -27,6 +27,23 @@ pub enum Input {
         claim: ClaimId,
         /// What is wrong.
         fault: Fault,
+    },
+    /// A payload that an earlier life of this pilot launched in one of its slots, and that may still run there. It comes
+    /// before the first [`Input::Tick`], which is when the pilot first asks for work; `Adopted` never asks.
+    ///
+    /// Taken whether or not work is taken, and charged whether or not its share is free. The answer is `Order::Launch` in this
+    /// epoch, which here means: wait for what already runs. A claim that is known is [`Output::Ignored`] as a duplicate, and
+    /// nothing else happens to it. A slot that is not there, busy, or was used since the pilot started, is `Ignored` as
+    /// [`Why::NotInThisPhase`] and the claim is reported as failed after its launch; whoever found the payload must then end it.
+    Adopted {
+        /// Where it runs.
+        slot: SlotId,
+        /// The epoch in which it was launched. Not 0; the slot's next claim has the next one.
+        epoch: Epoch,
+        /// As it was launched, with the lease in the time of this pilot. `payload.walltime_ms` is what is left.
+        claim: Box<Claim>,
+        /// As `Prepared` said it.
+        image: ImageKey,
     },
     /// News from a slot's runtime.
     Slot {
@@ -102,7 +119,7 @@ pub enum StopKind {
 pub enum Output {
     /// Ask the queue for so many claims at most. Answer: `Offered`, `QueueEmpty` or `QueueClosed`.
     AskClaims(u32),
-    /// Find out digest and size of a claim's image. Answer: `Prepared` or `PrepareFailed`.
+    /// Find out what a claim's image is, and how much of it is here. Answer: `Prepared` or `PrepareFailed`.
     Prepare(Box<Claim>),
     /// An order for a slot's runtime. Answers carry the same slot and epoch.
     Slot {

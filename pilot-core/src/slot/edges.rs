@@ -13,6 +13,15 @@ use crate::time::Moment;
 pub(super) struct At<'a> {
     pub(super) now: Moment,
     pub(super) limits: &'a SlotLimits,
+    /// The claim was adopted: its payload's code has run.
+    pub(super) adopted: bool,
+}
+
+impl At<'_> {
+    /// How far a claim has come whose slot is bound.
+    fn reached_bound(&self) -> Reached {
+        if self.adopted { Reached::Launched } else { Reached::Bound }
+    }
 }
 
 pub(super) type Step = (Phase, Verdict);
@@ -51,6 +60,9 @@ fn idle(at: &At<'_>, holds: Option<Held>, event: Event) -> Step {
         Event::Claimed(claim) => {
             let by = at.now.after_ms(claim.payload.bind_timeout_ms);
             acted(Phase::Binding { claim: claim.clone(), by }, [Action::Order(Order::Bind(claim))])
+        }
+        Event::Adopted(claim) => {
+            acted(Phase::Bound { claim, by: at.now.after_ms(at.limits.bound_wait_ms) }, [])
         }
         Event::SlotLost(_) if holds.is_some() => acted(Phase::Idle { holds: None }, []),
         Event::Bound
@@ -93,6 +105,7 @@ fn binding(at: &At<'_>, mut claim: Box<Claim>, by: Moment, event: Event) -> Step
             Due::Nothing => ignored(Phase::Binding { claim, by }, Why::Early),
         },
         Event::Claimed(_)
+        | Event::Adopted(_)
         | Event::Go
         | Event::LaunchFailed(_)
         | Event::Exited(_)
@@ -104,27 +117,30 @@ fn binding(at: &At<'_>, mut claim: Box<Claim>, by: Moment, event: Event) -> Step
 
 fn bound(at: &At<'_>, mut claim: Box<Claim>, by: Moment, event: Event) -> Step {
     match event {
-        // Never launch what another pilot may have launched.
-        Event::Go if claim.is_expired(at.now) => drain(at, claim, Ending::LeaseLost, Reached::Bound),
+        // Never launch what another pilot may have launched. What was adopted runs: it is told to end once it is watched.
+        Event::Go if claim.is_expired(at.now) && !at.adopted => {
+            drain(at, claim, Ending::LeaseLost, Reached::Bound)
+        }
         Event::Go => {
             let by = at.now.after_ms(claim.payload.walltime_ms);
             acted(Phase::Running { claim: claim.clone(), by }, [Action::Order(Order::Launch(claim))])
         }
-        Event::SlotLost(fault) => drain(at, claim, Ending::SlotLost(fault), Reached::Bound),
-        Event::Stop { cause, .. } => drain(at, claim, Ending::Stopped(cause), Reached::Bound),
-        Event::LeaseLost => drain(at, claim, Ending::LeaseLost, Reached::Bound),
+        Event::SlotLost(fault) => drain(at, claim, Ending::SlotLost(fault), at.reached_bound()),
+        Event::Stop { cause, .. } => drain(at, claim, Ending::Stopped(cause), at.reached_bound()),
+        Event::LeaseLost => drain(at, claim, Ending::LeaseLost, at.reached_bound()),
         Event::LeaseRenewed(lease) => {
             let verdict = renewed(&mut claim, lease);
             (Phase::Bound { claim, by }, verdict)
         }
         Event::Tick => match due(at, &mut claim, by) {
-            Due::Lease => drain(at, claim, Ending::LeaseLost, Reached::Bound),
-            Due::Step => drain(at, claim, Ending::WaitedTooLong, Reached::Bound),
+            Due::Lease => drain(at, claim, Ending::LeaseLost, at.reached_bound()),
+            Due::Step => drain(at, claim, waited_too_long(at), at.reached_bound()),
             Due::Renewal => acted(Phase::Bound { claim, by }, [Action::Renew]),
             Due::Nothing => ignored(Phase::Bound { claim, by }, Why::Early),
         },
         Event::Bound => ignored(Phase::Bound { claim, by }, Why::Duplicate),
         Event::Claimed(_)
+        | Event::Adopted(_)
         | Event::BindFailed(_)
         | Event::LaunchFailed(_)
         | Event::Exited(_)
@@ -156,11 +172,17 @@ fn running(at: &At<'_>, mut claim: Box<Claim>, by: Moment, event: Event) -> Step
         },
         Event::Bound | Event::Go => ignored(Phase::Running { claim, by }, Why::Duplicate),
         Event::Claimed(_)
+        | Event::Adopted(_)
         | Event::BindFailed(_)
         | Event::Drained(_)
         | Event::Cleaned { .. }
         | Event::CleanFailed(_) => ignored(Phase::Running { claim, by }, Why::NotInThisPhase),
     }
+}
+
+/// What runs can't go back as if it never had.
+fn waited_too_long(at: &At<'_>) -> Ending {
+    if at.adopted { Ending::Stopped(StopCause::PilotStopping) } else { Ending::WaitedTooLong }
 }
 
 /// To the last step of Draining: nothing of the payload needs to be told to end.

@@ -4,7 +4,7 @@ use super::edges::{At, Due, Step, acted, clean, due, flush, ignored, kill, renew
 use super::{Action, CleanStep, Drained, End, Ending, Event, Held, Order, Phase, Reached, Signal, Why};
 use crate::backoff::Jitter;
 use crate::claim::{Claim, ClaimId, ReleaseWhy};
-use crate::outcome::{Conclusion, Exit, Fault, FaultClass, Outcome};
+use crate::outcome::{Conclusion, Exit, Fault, FaultClass, Outcome, StopCause};
 use crate::time::Moment;
 
 /// Draining, while the exit of a payload that was told to end is awaited.
@@ -13,8 +13,10 @@ pub(super) fn stopping(at: &At<'_>, mut claim: Box<Claim>, end: End, by: Moment,
         Event::Exited(Exit { status, .. }) => flush(at, claim, End { status: Some(status), ..end }, []),
         Event::LaunchFailed(_) => flush(at, claim, End { reached: Reached::Bound, ..end }, []),
         Event::SlotLost(_) => flush(at, claim, end, []),
-        Event::Stop { grace_ms: 0, .. } => kill(at, claim, end),
-        Event::Stop { grace_ms, .. } => hurry(at, claim, end, by, grace_ms),
+        Event::Stop { cause, grace_ms: 0 } => {
+            kill(at, claim, End { ending: stopped(end.ending, cause), ..end })
+        }
+        Event::Stop { cause, grace_ms } => hurry(at, claim, end, by, (cause, grace_ms)),
         Event::LeaseRenewed(_) if end.ending == Ending::LeaseLost => {
             ignored(Phase::Draining { claim, end, by }, Why::Late)
         }
@@ -31,6 +33,7 @@ pub(super) fn stopping(at: &At<'_>, mut claim: Box<Claim>, end: End, by: Moment,
         },
         Event::Bound => ignored(Phase::Draining { claim, end, by }, Why::Duplicate),
         Event::Claimed(_)
+        | Event::Adopted(_)
         | Event::Go
         | Event::BindFailed(_)
         | Event::Drained(_)
@@ -57,7 +60,7 @@ pub(super) fn flushing(at: &At<'_>, mut claim: Box<Claim>, mut end: End, by: Mom
             end.reached = Reached::Bound;
             acted(Phase::Draining { claim, end, by }, [])
         }
-        Event::Stop { grace_ms, .. } => hurry(at, claim, end, by, grace_ms),
+        Event::Stop { cause, grace_ms } => hurry(at, claim, end, by, (cause, grace_ms)),
         Event::LeaseRenewed(_) if end.ending == Ending::LeaseLost => {
             ignored(Phase::Draining { claim, end, by }, Why::Late)
         }
@@ -78,7 +81,7 @@ pub(super) fn flushing(at: &At<'_>, mut claim: Box<Claim>, mut end: End, by: Mom
             let why = if end.reached == Reached::Binding { Why::NotInThisPhase } else { Why::Duplicate };
             ignored(Phase::Draining { claim, end, by }, why)
         }
-        Event::Claimed(_) | Event::Go | Event::Cleaned { .. } | Event::CleanFailed(_) => {
+        Event::Claimed(_) | Event::Adopted(_) | Event::Go | Event::Cleaned { .. } | Event::CleanFailed(_) => {
             ignored(Phase::Draining { claim, end, by }, Why::NotInThisPhase)
         }
     }
@@ -99,13 +102,26 @@ fn lose(claim: Box<Claim>, end: End, by: Moment) -> Step {
     acted(Phase::Draining { claim, end: End { ending: Ending::LeaseLost, ..end }, by }, [])
 }
 
-/// A further stop leaves the cause as it is and can only make the wait shorter.
-fn hurry(at: &At<'_>, claim: Box<Claim>, end: End, by: Moment, grace_ms: u64) -> Step {
+/// A further stop can only make the wait shorter. It leaves the cause as it is, except that what its user cancels must not
+/// come back: neither as a failure with a retry left, nor as a claim that was released.
+fn hurry(at: &At<'_>, claim: Box<Claim>, end: End, by: Moment, stop: (StopCause, u64)) -> Step {
+    let (cause, grace_ms) = stop;
     let sooner = at.now.after_ms(grace_ms);
-    if sooner < by {
-        acted(Phase::Draining { claim, end, by: sooner }, [])
+    let ending = stopped(end.ending.clone(), cause);
+    if sooner < by || ending != end.ending {
+        acted(Phase::Draining { claim, end: End { ending, ..end }, by: by.min(sooner) }, [])
     } else {
         ignored(Phase::Draining { claim, end, by }, Why::Duplicate)
+    }
+}
+
+/// What a claim ends with when it is stopped while it ends. A success is what its user wanted, and its outputs may be there.
+fn stopped(ending: Ending, cause: StopCause) -> Ending {
+    match ending {
+        Ending::LeaseLost => Ending::LeaseLost,
+        Ending::Exited(status) if status.is_success() => Ending::Exited(status),
+        _ if cause == StopCause::Cancelled => Ending::Stopped(cause),
+        other => other,
     }
 }
 
@@ -197,7 +213,7 @@ pub(super) fn cleaning(at: &At<'_>, traces: Traces, event: Event) -> Step {
         | Event::LeaseRenewed(_)
         | Event::LeaseLost
         | Event::SlotLost(_) => ignored(traces.phase(), Why::Late),
-        Event::Claimed(_) | Event::Go => ignored(traces.phase(), Why::NotInThisPhase),
+        Event::Claimed(_) | Event::Adopted(_) | Event::Go => ignored(traces.phase(), Why::NotInThisPhase),
     }
 }
 
@@ -212,7 +228,7 @@ fn clean_failed(at: &At<'_>, traces: Traces) -> Step {
 
 pub(super) fn retired(event: Event) -> Step {
     match event {
-        Event::Claimed(_) | Event::Go => ignored(Phase::Retired, Why::NotInThisPhase),
+        Event::Claimed(_) | Event::Adopted(_) | Event::Go => ignored(Phase::Retired, Why::NotInThisPhase),
         Event::Tick => ignored(Phase::Retired, Why::Early),
         Event::Bound
         | Event::BindFailed(_)

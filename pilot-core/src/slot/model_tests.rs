@@ -8,9 +8,13 @@ use proptest::prelude::*;
 use super::tests::{claim, fault};
 use super::*;
 use crate::claim::Lease;
+use crate::outcome::Outcome;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
+    Adopted {
+        epoch: u64,
+    },
     Claimed {
         warm_match: bool,
         reusable: bool,
@@ -87,6 +91,9 @@ impl Facts {
             Step::Claimed { .. } if !self.claimed && !self.retired => {
                 *self = Self { epoch: self.epoch + 1, claimed: true, bound: warm, ..Self::default() };
             }
+            Step::Adopted { epoch } if self.epoch == 0 && epoch > 0 => {
+                *self = Self { epoch, claimed: true, bound: true, ..Self::default() };
+            }
             Step::Bound if self.active() && !self.bound => self.bound = true,
             Step::BindFailed if self.active() && !self.bound => self.end(true),
             Step::Go if self.active() && self.bound => self.gone = true,
@@ -152,6 +159,7 @@ const LIMITS: SlotLimits = SlotLimits {
 
 fn event(step: Step, id: u64) -> Option<Event> {
     Some(match step {
+        Step::Adopted { .. } => Event::Adopted(Box::new(Claim { lease: None, ..*claim(id, "red") })),
         Step::Claimed { warm_match, reusable } => {
             let mut claim = claim(id, if warm_match { "red" } else { "green" });
             claim.payload.reusable = reusable;
@@ -176,6 +184,7 @@ fn event(step: Step, id: u64) -> Option<Event> {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
+        2 => (0_u64..4).prop_map(|epoch| Step::Adopted { epoch }),
         3 => (any::<bool>(), any::<bool>())
             .prop_map(|(warm_match, reusable)| Step::Claimed { warm_match, reusable }),
         4 => Just(Step::Bound),
@@ -228,7 +237,8 @@ proptest! {
         for (step, id) in steps.into_iter().zip(1..) {
             let Some(event) = event(step, id) else { old = true; continue };
             let before = slot.clone();
-            if std::mem::take(&mut old) && slot.epoch() > Epoch(0) {
+            let sent_in = if let Step::Adopted { epoch } = step { Epoch(epoch) } else { before.epoch() };
+            if std::mem::take(&mut old) && slot.epoch() > Epoch(0) && !matches!(step, Step::Adopted { .. }) {
                 prop_assert_eq!(slot.handle(now, Epoch(slot.epoch().0 - 1), event), Verdict::Ignored(Why::Stale));
                 prop_assert_eq!(&slot, &before);
                 continue;
@@ -238,11 +248,16 @@ proptest! {
             }
             let warm = matches!((&before.phase, &event),
                 (Phase::Idle { holds: Some(held) }, Event::Claimed(claim)) if held.suits(&claim.payload));
-            let verdict = slot.handle(now, before.epoch(), event);
+            let verdict = slot.handle(now, sent_in, event);
             facts.learn(step, warm);
             count(&mut said, &verdict);
             prop_assert_eq!(slot.name(), facts.phase(), "after {:?} in {:?}", step, before);
             prop_assert_eq!(slot.epoch().0, facts.epoch);
+            // The code of an adopted payload has run: it never goes back, and no report says otherwise.
+            if let Verdict::Acted(actions) = &verdict && before.is_adopted() && slot.is_adopted() {
+                let harmless = |action: &Action| !matches!(action, Action::Release(_) | Action::Report(Outcome { launched: false, .. }));
+                prop_assert!(actions.iter().all(harmless), "{:?}", actions);
+            }
             if let Verdict::Ignored(_) = verdict {
                 prop_assert_eq!(&slot, &before);
             }

@@ -22,6 +22,7 @@ pub enum PhaseName {
 #[expect(missing_docs, reason = "documented at the variants of the same name in Event")]
 pub enum EventName {
     Claimed,
+    Adopted,
     Bound,
     BindFailed,
     Go,
@@ -86,6 +87,7 @@ impl Event {
     pub const fn name(&self) -> EventName {
         match self {
             Self::Claimed(_) => EventName::Claimed,
+            Self::Adopted(_) => EventName::Adopted,
             Self::Bound => EventName::Bound,
             Self::BindFailed(_) => EventName::BindFailed,
             Self::Go => EventName::Go,
@@ -108,6 +110,7 @@ impl EventName {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Claimed => "claimed",
+            Self::Adopted => "adopted",
             Self::Bound => "bound",
             Self::BindFailed => "bind-failed",
             Self::Go => "go",

@@ -1,11 +1,35 @@
 //! The table: where a slot is, what happens, where it goes (`-`: nowhere), and what it does or why it ignores the event.
 //!
-//! Places are phases with their steps: `Warm` is Idle with an image, `Stopping`, `Undoing` (a bind) and `Flushing` are
-//! Draining, `Pausing` and `LastTry` are Cleaning. Stopping and Undoing drain a preempted payload, Flushing one that succeeded.
+//! Places are phases with their steps: `Unused` is Idle before the first epoch, `Warm` is Idle with an image, `Stopping`,
+//! `Undoing` (a bind) and `Flushing` are Draining, `Pausing` and `LastTry` are Cleaning. Stopping and Undoing drain a
+//! preempted payload, Flushing one that succeeded. Stops are the user's: they cancel.
 
 pub(super) const TABLE: &str = "
+Unused   | Claimed      | Binding                           | Bind
+Unused   | ClaimedOther | Binding                           | Bind
+Unused   | Adopted      | Bound                             |
+Unused   | Bound        | -                                 | Late
+Unused   | BindFailed   | -                                 | Late
+Unused   | Go           | -                                 | NotInThisPhase
+Unused   | LaunchFailed | -                                 | Late
+Unused   | Exited       | -                                 | Late
+Unused   | ExitedBadly  | -                                 | Late
+Unused   | OutOfMemory  | -                                 | Late
+Unused   | Stop         | -                                 | Late
+Unused   | Kill         | -                                 | Late
+Unused   | LeaseRenewed | -                                 | Late
+Unused   | LeaseLost    | -                                 | Late
+Unused   | SlotLost     | -                                 | Late
+Unused   | Drained      | -                                 | Late
+Unused   | Cleaned      | -                                 | Duplicate
+Unused   | CleanFailed  | -                                 | Late
+Unused   | Tick         | -                                 | Early
+Unused   | TickDue      | -                                 | Early
+Unused   | TickRenew    | -                                 | Early
+Unused   | TickExpired  | -                                 | Early
 Idle     | Claimed      | Binding                           | Bind
 Idle     | ClaimedOther | Binding                           | Bind
+Idle     | Adopted      | -                                 | NotInThisPhase
 Idle     | Bound        | -                                 | Late
 Idle     | BindFailed   | -                                 | Late
 Idle     | Go           | -                                 | NotInThisPhase
@@ -27,6 +51,7 @@ Idle     | TickRenew    | -                                 | Early
 Idle     | TickExpired  | -                                 | Early
 Warm     | Claimed      | Bound                             |
 Warm     | ClaimedOther | Binding                           | Bind
+Warm     | Adopted      | -                                 | NotInThisPhase
 Warm     | Bound        | -                                 | Late
 Warm     | BindFailed   | -                                 | Late
 Warm     | Go           | -                                 | NotInThisPhase
@@ -48,6 +73,7 @@ Warm     | TickRenew    | -                                 | Early
 Warm     | TickExpired  | -                                 | Early
 Binding  | Claimed      | -                                 | NotInThisPhase
 Binding  | ClaimedOther | -                                 | NotInThisPhase
+Binding  | Adopted      | -                                 | NotInThisPhase
 Binding  | Bound        | Bound                             |
 Binding  | BindFailed   | Flushing(bind failed)             | Drain
 Binding  | Go           | -                                 | NotInThisPhase
@@ -69,6 +95,7 @@ Binding  | TickRenew    | Binding                           | Renew
 Binding  | TickExpired  | Flushing(lease lost)              | Drain
 Bound    | Claimed      | -                                 | NotInThisPhase
 Bound    | ClaimedOther | -                                 | NotInThisPhase
+Bound    | Adopted      | -                                 | NotInThisPhase
 Bound    | Bound        | -                                 | Duplicate
 Bound    | BindFailed   | -                                 | NotInThisPhase
 Bound    | Go           | Running                           | Launch
@@ -90,6 +117,7 @@ Bound    | TickRenew    | Bound                             | Renew
 Bound    | TickExpired  | Flushing(lease lost)              | Drain
 Running  | Claimed      | -                                 | NotInThisPhase
 Running  | ClaimedOther | -                                 | NotInThisPhase
+Running  | Adopted      | -                                 | NotInThisPhase
 Running  | Bound        | -                                 | Duplicate
 Running  | BindFailed   | -                                 | NotInThisPhase
 Running  | Go           | -                                 | Duplicate
@@ -111,6 +139,7 @@ Running  | TickRenew    | Running                           | Renew
 Running  | TickExpired  | Stopping(lease lost)              | Term
 Stopping | Claimed      | -                                 | NotInThisPhase
 Stopping | ClaimedOther | -                                 | NotInThisPhase
+Stopping | Adopted      | -                                 | NotInThisPhase
 Stopping | Bound        | -                                 | Duplicate
 Stopping | BindFailed   | -                                 | NotInThisPhase
 Stopping | Go           | -                                 | NotInThisPhase
@@ -118,8 +147,8 @@ Stopping | LaunchFailed | Flushing(preempted)               | Drain
 Stopping | Exited       | Flushing(preempted)               | Drain
 Stopping | ExitedBadly  | Flushing(preempted)               | Drain
 Stopping | OutOfMemory  | Flushing(preempted)               | Drain
-Stopping | Stop         | Stopping(preempted)               |
-Stopping | Kill         | Flushing(preempted)               | Kill, Drain
+Stopping | Stop         | Stopping(cancelled)               |
+Stopping | Kill         | Flushing(cancelled)               | Kill, Drain
 Stopping | LeaseRenewed | Stopping(preempted)               |
 Stopping | LeaseLost    | Stopping(lease lost)              |
 Stopping | SlotLost     | Flushing(preempted)               | Drain
@@ -132,6 +161,7 @@ Stopping | TickRenew    | Stopping(preempted)               | Renew
 Stopping | TickExpired  | Stopping(lease lost)              |
 Undoing  | Claimed      | -                                 | NotInThisPhase
 Undoing  | ClaimedOther | -                                 | NotInThisPhase
+Undoing  | Adopted      | -                                 | NotInThisPhase
 Undoing  | Bound        | Flushing(preempted)               | Term
 Undoing  | BindFailed   | -                                 | Late
 Undoing  | Go           | -                                 | NotInThisPhase
@@ -139,8 +169,8 @@ Undoing  | LaunchFailed | -                                 | NotInThisPhase
 Undoing  | Exited       | -                                 | NotInThisPhase
 Undoing  | ExitedBadly  | -                                 | NotInThisPhase
 Undoing  | OutOfMemory  | -                                 | NotInThisPhase
-Undoing  | Stop         | Flushing(preempted)               |
-Undoing  | Kill         | Flushing(preempted)               |
+Undoing  | Stop         | Flushing(cancelled)               |
+Undoing  | Kill         | Flushing(cancelled)               |
 Undoing  | LeaseRenewed | Flushing(preempted)               |
 Undoing  | LeaseLost    | Flushing(lease lost)              |
 Undoing  | SlotLost     | -                                 | Late
@@ -153,6 +183,7 @@ Undoing  | TickRenew    | Flushing(preempted)               | Renew
 Undoing  | TickExpired  | Flushing(lease lost)              |
 Flushing | Claimed      | -                                 | NotInThisPhase
 Flushing | ClaimedOther | -                                 | NotInThisPhase
+Flushing | Adopted      | -                                 | NotInThisPhase
 Flushing | Bound        | -                                 | Duplicate
 Flushing | BindFailed   | -                                 | Late
 Flushing | Go           | -                                 | NotInThisPhase
@@ -174,6 +205,7 @@ Flushing | TickRenew    | Flushing(exit code 0)             | Renew
 Flushing | TickExpired  | Flushing(lease lost)              |
 Cleaning | Claimed      | -                                 | NotInThisPhase
 Cleaning | ClaimedOther | -                                 | NotInThisPhase
+Cleaning | Adopted      | -                                 | NotInThisPhase
 Cleaning | Bound        | -                                 | Late
 Cleaning | BindFailed   | -                                 | Late
 Cleaning | Go           | -                                 | NotInThisPhase
@@ -195,6 +227,7 @@ Cleaning | TickRenew    | -                                 | Early
 Cleaning | TickExpired  | -                                 | Early
 Pausing  | Claimed      | -                                 | NotInThisPhase
 Pausing  | ClaimedOther | -                                 | NotInThisPhase
+Pausing  | Adopted      | -                                 | NotInThisPhase
 Pausing  | Bound        | -                                 | Late
 Pausing  | BindFailed   | -                                 | Late
 Pausing  | Go           | -                                 | NotInThisPhase
@@ -216,6 +249,7 @@ Pausing  | TickRenew    | -                                 | Early
 Pausing  | TickExpired  | -                                 | Early
 LastTry  | Claimed      | -                                 | NotInThisPhase
 LastTry  | ClaimedOther | -                                 | NotInThisPhase
+LastTry  | Adopted      | -                                 | NotInThisPhase
 LastTry  | Bound        | -                                 | Late
 LastTry  | BindFailed   | -                                 | Late
 LastTry  | Go           | -                                 | NotInThisPhase
@@ -237,6 +271,7 @@ LastTry  | TickRenew    | -                                 | Early
 LastTry  | TickExpired  | -                                 | Early
 Retired  | Claimed      | -                                 | NotInThisPhase
 Retired  | ClaimedOther | -                                 | NotInThisPhase
+Retired  | Adopted      | -                                 | NotInThisPhase
 Retired  | Bound        | -                                 | Late
 Retired  | BindFailed   | -                                 | Late
 Retired  | Go           | -                                 | NotInThisPhase

@@ -21,6 +21,7 @@ const EXPIRED: Moment = Moment(9_000);
 /// Phases with their steps, as far as these change what an event means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
+    Unused,
     Idle,
     Warm,
     Binding,
@@ -50,6 +51,7 @@ enum Case {
 
 fn next_place(place: Place) -> Option<Place> {
     Some(match place {
+        Place::Unused => Place::Idle,
         Place::Idle => Place::Warm,
         Place::Warm => Place::Binding,
         Place::Binding => Place::Bound,
@@ -68,7 +70,8 @@ fn next_place(place: Place) -> Option<Place> {
 fn next_case(case: Case) -> Option<Case> {
     Some(Case::Is(match case {
         Case::Is(EventName::Claimed) => return Some(Case::ClaimedOther),
-        Case::ClaimedOther => EventName::Bound,
+        Case::ClaimedOther => EventName::Adopted,
+        Case::Is(EventName::Adopted) => EventName::Bound,
         Case::Is(EventName::Bound) => EventName::BindFailed,
         Case::Is(EventName::BindFailed) => EventName::Go,
         Case::Is(EventName::Go) => EventName::LaunchFailed,
@@ -128,7 +131,7 @@ fn phase(place: Place, by: Moment) -> Phase {
     let success = ExitStatus::SUCCESS;
     let cleaning = |attempts, step| Phase::Cleaning { claim: ClaimId(1), holds: held(), attempts, step, by };
     match place {
-        Place::Idle => Phase::Idle { holds: None },
+        Place::Unused | Place::Idle => Phase::Idle { holds: None },
         Place::Warm => Phase::Idle { holds: held() },
         Place::Binding => Phase::Binding { claim: claim(), by },
         Place::Bound => Phase::Bound { claim: claim(), by },
@@ -160,6 +163,7 @@ fn event(case: Case) -> (Moment, Moment, Event) {
         Case::Kill => Event::Stop { cause: StopCause::Cancelled, grace_ms: 0 },
         Case::Is(name) => match name {
             EventName::Claimed => Event::Claimed(claim(2, "red")),
+            EventName::Adopted => Event::Adopted(claim(2, "red")),
             EventName::Bound => Event::Bound,
             EventName::BindFailed => Event::BindFailed(fault()),
             EventName::Go => Event::Go,
@@ -181,7 +185,17 @@ fn event(case: Case) -> (Moment, Moment, Event) {
 }
 
 fn slot_in(phase: Phase) -> Slot {
-    Slot { id: SlotId(0), epoch: Epoch(7), limits: SlotLimits::default(), phase }
+    Slot { id: SlotId(0), epoch: Epoch(7), limits: SlotLimits::default(), adopted: false, phase }
+}
+
+fn slot_at(place: Place, by: Moment) -> Slot {
+    let epoch = Epoch(if place == Place::Unused { 0 } else { 7 });
+    Slot { epoch, ..slot_in(phase(place, by)) }
+}
+
+/// The epoch that comes with an event: the slot's, but a payload is adopted in the one in which it was launched.
+fn epoch_of(slot: &Slot, event: &Event) -> Epoch {
+    if matches!(event, Event::Adopted(_)) { Epoch(7) } else { slot.epoch() }
 }
 
 fn case_name(case: Case) -> String {
@@ -237,9 +251,9 @@ fn action_name(action: &Action) -> String {
 /// One row: `place | case | new place | actions`, or `place | case | - | why it is ignored`.
 fn row(place: Place, case: Case) -> String {
     let (by, now, event) = event(case);
-    let before = slot_in(phase(place, by));
+    let before = slot_at(place, by);
     let mut slot = before.clone();
-    let verdict = slot.handle(now, Epoch(7), event);
+    let verdict = slot.handle(now, epoch_of(&before, &event), event);
     let (to, what) = match verdict {
         Verdict::Ignored(why) => {
             assert_eq!(slot, before, "{place:?} ignored {case:?} but changed");
@@ -259,7 +273,7 @@ fn every_phase_answers_every_event_as_the_table_says() {
     let expected: Vec<&str> = TABLE.lines().filter(|line| line.contains('|')).collect();
     let mut wrong = Vec::new();
     let mut index = 0;
-    for place in all(Place::Idle, next_place) {
+    for place in all(Place::Unused, next_place) {
         for case in all(Case::Is(EventName::Claimed), next_case) {
             let row = row(place, case);
             if expected.get(index) != Some(&row.as_str()) {
@@ -276,12 +290,12 @@ fn every_phase_answers_every_event_as_the_table_says() {
 #[test]
 fn the_diagram_has_a_sentence_for_each_edge_of_the_table_and_no_other() {
     let mut walked = BTreeSet::new();
-    for place in all(Place::Idle, next_place) {
+    for place in all(Place::Unused, next_place) {
         for case in all(Case::Is(EventName::Claimed), next_case) {
             let (by, now, event) = event(case);
-            let mut slot = slot_in(phase(place, by));
+            let mut slot = slot_at(place, by);
             let from = slot.name();
-            let _ = slot.handle(now, Epoch(7), event);
+            let _ = slot.handle(now, epoch_of(&slot, &event), event);
             if slot.name() != from {
                 walked.insert(format!("{from:?} -> {:?}", slot.name()));
             }
@@ -299,9 +313,11 @@ fn an_event_of_another_epoch_changes_nothing() {
         for case in all(Case::Is(EventName::Claimed), next_case) {
             for epoch in [Epoch(6), Epoch(8)] {
                 let (by, now, event) = event(case);
-                let before = slot_in(phase(place, by));
+                let before = slot_at(place, by);
                 let mut slot = before.clone();
-                assert_eq!(slot.handle(now, epoch, event), Verdict::Ignored(Why::Stale));
+                let adopts = matches!(event, Event::Adopted(_));
+                let why = if adopts { Why::NotInThisPhase } else { Why::Stale };
+                assert_eq!(slot.handle(now, epoch, event), Verdict::Ignored(why));
                 assert_eq!(slot, before);
             }
         }
@@ -309,14 +325,20 @@ fn an_event_of_another_epoch_changes_nothing() {
 }
 
 #[test]
-fn a_claim_raises_the_epoch_and_nothing_else_does() {
-    for place in all(Place::Idle, next_place) {
+fn a_claim_raises_the_epoch_an_adoption_sets_it_and_nothing_else_does() {
+    for place in all(Place::Unused, next_place) {
         for case in all(Case::Is(EventName::Claimed), next_case) {
             let (by, now, event) = event(case);
-            let mut slot = slot_in(phase(place, by));
-            let claimed = matches!(event, Event::Claimed(_)) && matches!(place, Place::Idle | Place::Warm);
-            let _ = slot.handle(now, Epoch(7), event);
-            assert_eq!(slot.epoch(), if claimed { Epoch(8) } else { Epoch(7) }, "{place:?} {case:?}");
+            let mut slot = slot_at(place, by);
+            let before = slot.epoch();
+            let idle = slot.name() == PhaseName::Idle;
+            let expected = match event {
+                Event::Claimed(_) if idle => before.next(),
+                Event::Adopted(_) if place == Place::Unused => Epoch(7),
+                _ => before,
+            };
+            let _ = slot.handle(now, epoch_of(&slot, &event), event);
+            assert_eq!(slot.epoch(), expected, "{place:?} {case:?}");
         }
     }
 }
@@ -394,11 +416,27 @@ fn a_user_who_cancels_before_the_launch_gets_a_report() {
 #[test]
 fn a_further_stop_only_ever_shortens_the_wait() {
     let mut slot = slot_in(phase(Place::Stopping, DUE));
-    let stop = |grace_ms| Event::Stop { cause: StopCause::Cancelled, grace_ms };
+    let stop = |grace_ms| Event::Stop { cause: StopCause::Evicted, grace_ms };
     assert_eq!(slot.handle(NOW, Epoch(7), stop(60_000)), Verdict::Ignored(Why::Duplicate));
     assert_eq!(slot.deadline(), Some(DUE));
     assert_eq!(slot.handle(NOW, Epoch(7), stop(10)), Verdict::Acted(Vec::new()));
     assert_eq!(slot.deadline(), Some(NOW.after_ms(10)));
+}
+
+#[test]
+fn what_its_user_cancels_while_it_ends_does_not_come_back() {
+    let ways = [(Place::Stopping, true), (Place::Undoing, true), (Place::Flushing, false)];
+    for (place, cancelled) in ways {
+        let mut slot = slot_in(phase(place, DUE));
+        let _ = slot.handle(NOW, Epoch(7), Event::Stop { cause: StopCause::Cancelled, grace_ms: 300 });
+        let _ = slot.handle(NOW, Epoch(7), Event::Exited(ExitStatus::Code(1).into()));
+        let Verdict::Acted(actions) = slot.handle(NOW, Epoch(7), Event::Drained(Drained::default())) else {
+            panic!("a drained slot goes on");
+        };
+        // What had succeeded before stays so: its outputs may be there.
+        let report = if cancelled { "Report(cancelled)" } else { "Report(succeeded)" };
+        assert_eq!(actions.iter().map(action_name).collect::<Vec<_>>(), [report, "Clean"], "{place:?}");
+    }
 }
 
 #[test]

@@ -3,11 +3,14 @@
 use crate::claim::{Claim, Lease, ReleaseWhy};
 use crate::outcome::{Exit, Fault, Outcome, StopCause, Usage};
 
-/// What happens to a slot. All but `Claimed`, `Go`, `Stop` and `Tick` are news from runtime or queue.
+/// What happens to a slot. All but `Claimed`, `Adopted`, `Go`, `Stop` and `Tick` are news from runtime or queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The pilot gives the slot a claim.
     Claimed(Box<Claim>),
+    /// The pilot takes over a payload that an earlier life of it has launched here, and that may still run. The epoch that
+    /// comes with this is that launch's; only a slot that was never used takes it.
+    Adopted(Box<Claim>),
     /// The shim in the payload's image has proved itself.
     Bound,
     /// The bind failed.
@@ -71,7 +74,8 @@ pub enum Action {
 pub enum Order {
     /// Put the claim's image in place of whatever the slot holds, with a shim that proves itself. Answer: `Bound` or `BindFailed`.
     Bind(Box<Claim>),
-    /// Start the payload, at most once for this epoch. Answer: `Exited`, `LaunchFailed` or `SlotLost`.
+    /// Start the payload, at most once for this epoch. Answer: `Exited`, `LaunchFailed` or `SlotLost`. In a slot whose payload
+    /// was adopted: wait for it. Answer: `Exited`, also when it ended meanwhile, or `SlotLost`.
     Launch(Box<Claim>),
     /// Signal everything of the payload. Answer: `Exited`.
     Signal(Signal),

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use pilot_core::{
-    ClaimId, Demand, Epoch, Input, Moment, Order, Output, Phase, PhaseName, Pilot, Slot, SlotId, Why,
+    ClaimId, Conclusion, Demand, Epoch, EventName, ExitStatus, Input, Moment, Order, Output, Phase,
+    PhaseName, Pilot, Slot, SlotId, StopCause, Why,
 };
 
+use super::node::TOTAL;
 use super::runtime::Ledger;
 
 /// What one pilot has said so far.
@@ -15,6 +17,9 @@ pub(crate) struct Watch {
     ended: BTreeSet<ClaimId>,
     binds: BTreeSet<(SlotId, Epoch)>,
     launches: BTreeSet<(SlotId, Epoch)>,
+    adopted: BTreeSet<(SlotId, Epoch)>,
+    /// By their user, before they had ended.
+    cancelled: BTreeSet<ClaimId>,
     done: bool,
     /// Phases that slots came from and went to.
     pub(crate) edges: BTreeSet<String>,
@@ -41,6 +46,15 @@ impl Watch {
         if let Input::Offered(claims) = &input {
             self.offered.extend(claims.iter().map(|claim| claim.id));
         }
+        if let Input::Adopted { slot, epoch, claim, .. } = &input {
+            self.offered.insert(claim.id);
+            self.adopted.insert((*slot, *epoch));
+        }
+        if let Input::StopClaim { claim, cause: StopCause::Cancelled } = &input
+            && !self.ended.contains(claim)
+        {
+            self.cancelled.insert(*claim);
+        }
         let before = stale(pilot, &input).cloned();
         let outputs = pilot.handle(now, input);
         if let Some(before) = before {
@@ -56,6 +70,7 @@ impl Watch {
             self.check_output(now, output);
         }
         self.check_slots(pilot, ledgers);
+        self.check_room(pilot, outputs);
         if !self.done {
             let held =
                 pilot.slots().filter_map(|slot| slot.claim).chain(pilot.waiting().map(|claim| claim.id));
@@ -67,7 +82,28 @@ impl Watch {
         }
     }
 
+    /// What is cancelled does not come back, neither at once nor by way of a retry.
+    fn check_cancelled(&self, output: &Output) {
+        match output {
+            Output::Release { claim, .. } => {
+                assert!(!self.cancelled.contains(claim), "{claim} was cancelled, but goes back");
+            }
+            Output::Report { claim, outcome } if self.cancelled.contains(claim) => {
+                let status = outcome.status;
+                let fine = match &outcome.conclusion {
+                    Conclusion::Stopped(StopCause::Cancelled) | Conclusion::Lost => true,
+                    // It had ended well, and its outputs were on their way.
+                    Conclusion::Succeeded | Conclusion::Failed(_) => status == Some(ExitStatus::SUCCESS),
+                    Conclusion::Stopped(_) | Conclusion::Exited(_) => false,
+                };
+                assert!(fine, "{claim} was cancelled, but ended as {outcome:?}");
+            }
+            _ => {}
+        }
+    }
+
     fn check_output(&mut self, now: Moment, output: &Output) {
+        self.check_cancelled(output);
         match output {
             Output::Report { claim, .. } | Output::Release { claim, .. } => {
                 assert!(self.offered.contains(claim), "{claim} was never offered");
@@ -78,12 +114,18 @@ impl Watch {
                 assert!(!self.ended.contains(claim), "{claim} is bound after its end");
             }
             Output::Slot { slot, epoch, claim, order: Order::Launch(launched) } => {
-                assert!(!launched.is_expired(now), "{claim} is launched after its lease: {launched:?}");
+                let adopted = self.adopted.contains(&(*slot, *epoch));
+                assert!(adopted || !launched.is_expired(now), "launched after its lease: {launched:?}");
                 assert!(self.launches.insert((*slot, *epoch)), "{slot} launched twice in epoch {epoch}");
                 assert!(!self.ended.contains(claim), "{claim} is launched after its end");
             }
             Output::Slot { .. } | Output::Prepare(_) | Output::Renew(_) => {}
+            Output::Moved { from, to, event: EventName::Adopted, .. } => {
+                self.edges.insert(format!("{from} -> {to}, adopted"));
+            }
             Output::Moved { from, to, .. } => _ = self.edges.insert(format!("{from} -> {to}")),
+            // A slot that there was in an earlier life may be missing in this one.
+            Output::Ignored { event: EventName::Adopted, .. } => {}
             Output::Ignored { slot, event, why, .. } => {
                 assert_ne!(
                     *why,
@@ -113,6 +155,7 @@ impl Watch {
                 Phase::Idle { holds: Some(held) } => {
                     assert!(ledger.is_warm_only(), "{held:?} is not what is there: {ledger:?}");
                 }
+                Phase::Running { .. } if slot.is_adopted() => {}
                 Phase::Running { claim, .. } => used = used.plus(claim.payload.demand),
                 Phase::Binding { .. }
                 | Phase::Bound { .. }
@@ -121,7 +164,23 @@ impl Watch {
                 | Phase::Retired => {}
             }
         }
-        assert!(used.fits(&Demand { cpu_millis: 4_000, memory_bytes: 4_000 }), "more runs than fits: {used}");
+        assert!(used.fits(&TOTAL), "more runs than fits: {used}");
+    }
+
+    /// What is adopted may be too much, but then nothing is started beside it.
+    fn check_room(&self, pilot: &Pilot, outputs: &[Output]) {
+        let starts = |output: &Output| match output {
+            Output::Slot { slot, epoch, order: Order::Launch(_), .. } => {
+                !self.adopted.contains(&(*slot, *epoch))
+            }
+            _ => false,
+        };
+        if outputs.iter().any(starts) {
+            let slots = pilot.slots().filter(|slot| slot.phase == PhaseName::Running);
+            let claims = slots.filter_map(|slot| pilot.slot(slot.slot)?.claim());
+            let used = claims.fold(Demand::default(), |used, claim| used.plus(claim.payload.demand));
+            assert!(used.fits(&TOTAL), "started where there is no room: {used}");
+        }
     }
 
     /// After a long silence time alone must have ended everything.

@@ -1,11 +1,22 @@
 //! Pilots with their runtimes, and payloads, as chance makes them.
 
-use pilot_core::{Demand, Lifetime, Payload, Pilot, PilotConfig, SlotLimits};
+use pilot_core::{Claim, Demand, Epoch, Lifetime, Payload, Phase, Pilot, PilotConfig, SlotId, SlotLimits};
 
 use super::chance::Chance;
 use super::check::Watch;
 use super::runtime::Ledger;
 use super::world::Climate;
+
+/// The share of each pilot.
+pub(crate) const TOTAL: Demand = Demand { cpu_millis: 4_000, memory_bytes: 4_000 };
+
+/// A payload that outlived its pilot.
+pub(crate) struct Survivor {
+    pub(crate) slot: SlotId,
+    pub(crate) epoch: Epoch,
+    pub(crate) claim: Box<Claim>,
+    pub(crate) ledger: Ledger,
+}
 
 /// One pilot with its runtime. After a crash or a good end another takes its place, with a new life.
 pub(crate) struct Node {
@@ -23,7 +34,6 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(chance: &mut Chance, climate: &Climate) -> Self {
         let slots = chance.between(1, 4) as u32;
-        let total = Demand { cpu_millis: 4_000, memory_bytes: 4_000 };
         let limits = SlotLimits {
             bound_wait_ms: 5_000,
             drain_ms: 1_000,
@@ -46,11 +56,27 @@ impl Node {
                 retire_before_ms: 5_000,
                 stop_before_ms: 2_000,
             }),
-            ..PilotConfig::new(slots, total)
+            ..PilotConfig::new(slots, TOTAL)
         };
         let ledgers = vec![Ledger::default(); slots as usize];
         let (pilot, watch) = (Pilot::new(config), Watch::default());
         Self { pilot, watch, ledgers, life: 1, born: 0, alive: true, silent: false, wake: None }
+    }
+
+    /// What a record of each slot would tell the pilot's next life: payloads that were launched and not seen to end.
+    pub(crate) fn survivors(&self, now: u64) -> Vec<Survivor> {
+        let survivor = |(n, ledger): (u32, &Ledger)| {
+            let slot = self.pilot.slot(SlotId(n))?;
+            let (Phase::Running { claim, .. } | Phase::Draining { claim, .. }) = slot.phase() else {
+                return None;
+            };
+            let epoch = ledger.process.filter(|epoch| *epoch == slot.epoch())?;
+            let mut claim = claim.clone();
+            let ran_ms = now.saturating_sub(ledger.launched_at);
+            claim.payload.walltime_ms = claim.payload.walltime_ms.saturating_sub(ran_ms);
+            Some(Survivor { slot: slot.id(), epoch, claim, ledger: ledger.clone().orphaned() })
+        };
+        (0..).zip(&self.ledgers).filter_map(survivor).collect()
     }
 }
 

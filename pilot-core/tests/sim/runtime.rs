@@ -33,6 +33,11 @@ pub(crate) struct Ledger {
     /// For what the container was made.
     image: Option<(ImageKey, TrustGroup)>,
     launched: BTreeSet<Epoch>,
+    pub(crate) launched_at: u64,
+    /// When the process ends, and what is said then. It ends also when no pilot watches.
+    ends: Option<(u64, Event)>,
+    /// The process was left behind by an earlier life of the pilot, which may wait for it.
+    orphan: bool,
     ignores_term: bool,
     /// When the order that came last is done: orders of a slot are done one after the other.
     pub(crate) busy_until: u64,
@@ -51,11 +56,35 @@ impl Ledger {
         self.warm && self.container && self.process.is_none() && self.fds == 0
     }
 
-    pub(crate) fn apply(&mut self, epoch: Epoch, order: &Order, woes: &Woes, chance: &mut Chance) -> News {
+    /// What is left of a slot when its pilot crashed and came back: all, if the process is to be adopted.
+    pub(crate) fn orphaned(self) -> Self {
+        Self { orphan: true, busy_until: 0, ..self }
+    }
+
+    pub(crate) fn apply(
+        &mut self,
+        now: u64,
+        epoch: Epoch,
+        order: &Order,
+        woes: &Woes,
+        chance: &mut Chance,
+    ) -> News {
         match order {
             Order::Bind(claim) => self.bind(claim, woes, chance),
-            Order::Launch(claim) => self.launch(epoch, &claim.payload, woes, chance),
-            Order::Signal(signal) => self.signal(*signal, chance),
+            Order::Launch(_) if std::mem::take(&mut self.orphan) => self.watch(now, epoch),
+            Order::Launch(claim) => {
+                let news = self.launch(epoch, &claim.payload, woes, chance);
+                self.launched_at = now;
+                self.ends = news.first().map(|(after, event)| (now + after, event.clone()));
+                news
+            }
+            Order::Signal(signal) => {
+                let news = self.signal(*signal, chance);
+                if let Some((after, event)) = news.first() {
+                    self.ends = Some((now + after, event.clone()));
+                }
+                news
+            }
             Order::Drain { .. } => self.drain(woes, chance),
             Order::Clean => self.clean(woes, chance),
         }
@@ -99,6 +128,11 @@ impl Ledger {
             return Vec::new();
         }
         vec![(chance.between(1, 1_500), Event::Exited(some_exit(chance)))]
+    }
+
+    fn watch(&mut self, now: u64, epoch: Epoch) -> News {
+        assert_eq!(self.process, Some(epoch), "adopted in another epoch");
+        self.ends.iter().map(|(at, event)| (at.saturating_sub(now), event.clone())).collect()
     }
 
     fn signal(&mut self, signal: Signal, chance: &mut Chance) -> News {

@@ -9,7 +9,7 @@ use pilot_core::{
 };
 
 use super::chance::Chance;
-use super::node::{Node, some_payload};
+use super::node::{Node, Survivor, some_payload};
 use super::queue::{Grant, Queue, lease};
 use super::runtime::Woes;
 
@@ -222,9 +222,11 @@ impl World {
 
     fn do_order(&mut self, node: usize, slot: SlotId, epoch: Epoch, order: &Order) {
         let ledger = &mut self.nodes[node].ledgers[slot.0 as usize];
-        let news = ledger.apply(epoch, order, &self.climate.woes, &mut self.chance);
+        let before = ledger.process;
+        let news = ledger.apply(self.now, epoch, order, &self.climate.woes, &mut self.chance);
         if let Order::Launch(claim) = order
             && ledger.process == Some(epoch)
+            && before != ledger.process
             && claim.payload.at_most_once
         {
             let launches = self.launches.entry(claim.payload.name.to_string()).or_default();
@@ -360,7 +362,11 @@ impl World {
                 self.post(self.now + 3_000, Message::Input { node, life, input: Box::new(Input::Uncordon) });
             }
             _ => {
-                let held = self.nodes[node].pilot.slots().find_map(|slot| slot.claim);
+                let pilot = &self.nodes[node].pilot;
+                let waiting = pilot.waiting().map(|claim| claim.id);
+                let held: Vec<ClaimId> = pilot.slots().filter_map(|slot| slot.claim).chain(waiting).collect();
+                let which = self.chance.between(0, held.len().max(1) as u64 - 1) as usize;
+                let held = held.get(which).copied();
                 if let Some(claim) = held {
                     let causes = [StopCause::Cancelled, StopCause::Preempted, StopCause::DiskExceeded];
                     let cause = causes[self.chance.between(0, 2) as usize];
@@ -370,18 +376,44 @@ impl World {
         }
     }
 
-    /// The pilot and all that it held are gone without a word.
+    /// The pilot is gone without a word. What it has started goes on.
     fn crash(&mut self, node: usize) {
         self.nodes[node].alive = false;
         self.nodes[node].life += 1;
-        let at = self.now + self.chance.between(1, 5_000);
+        let longest = if self.chance.in_thousand(500) { 500 } else { 5_000 };
+        let at = self.now + self.chance.between(1, longest);
         self.post(at, Message::Birth { node });
     }
 
     fn birth(&mut self, node: usize) {
         let life = self.nodes[node].life + 1;
         self.edges.append(&mut self.nodes[node].watch.edges);
+        let survivors = self.nodes[node].survivors(self.now);
         self.nodes[node] = Node { life, born: self.now, ..Node::new(&mut self.chance, &self.climate) };
+        for survivor in survivors {
+            self.adopt(node, survivor);
+        }
         self.tell(node, Input::Tick);
+    }
+
+    /// A pilot that is back finds most of what it left, asks the queue whether it still counts, and takes it over.
+    fn adopt(&mut self, node: usize, survivor: Survivor) {
+        let Survivor { slot, epoch, mut claim, ledger } = survivor;
+        if self.chance.in_thousand(200) {
+            return;
+        }
+        claim.lease = Some(match self.queue.renew(self.now, claim.id) {
+            Grant::Renewed(ms) => lease(0, ms),
+            Grant::Lost => lease(0, 0),
+        });
+        // A pilot that comes back with fewer slots has to end what ran in the others.
+        if let Some(here) = self.nodes[node].ledgers.get_mut(slot.0 as usize) {
+            *here = ledger;
+        }
+        let image = claim.payload.image.clone();
+        for _ in 0..self.copies(false) {
+            let (claim, image) = (claim.clone(), image.clone());
+            self.tell(node, Input::Adopted { slot, epoch, claim, image });
+        }
     }
 }

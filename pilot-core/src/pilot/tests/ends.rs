@@ -64,6 +64,38 @@ fn a_drain_lets_run_what_runs_and_gives_back_the_rest() {
 }
 
 #[test]
+fn a_claim_that_its_user_cancels_is_reported_as_cancelled_wherever_it_is() {
+    let cancelled = vec![(1, Conclusion::Stopped(StopCause::Cancelled))];
+    let cancel = Input::StopClaim { claim: ClaimId(1), cause: StopCause::Cancelled };
+    let offered = Input::Offered(vec![sized(1, 2)]);
+    let prepared = Input::Prepared { claim: ClaimId(1), image: "red".into(), bytes_missing: 0 };
+    let exited = Event::Exited(ExitStatus::Code(1).into());
+    let slot = |event| Input::Slot { slot: SlotId(1), epoch: crate::claim::Epoch(1), event };
+    let way = [offered, prepared, slot(Event::Bound), Input::Tick, slot(exited)];
+    let mut seen = Vec::new();
+    for steps in 1..=way.len() {
+        let mut bench = Bench::new(PilotConfig { bind_ahead: 1, ..config(2) });
+        bench.run(claim(9), 0);
+        for (n, input) in way[..steps].iter().enumerate() {
+            if n == 3 {
+                bench.end(0, ExitStatus::SUCCESS);
+            }
+            bench.give(input.clone());
+        }
+        seen.push(bench.phase(1));
+        let mut outputs = bench.give(cancel.clone());
+        if bench.phase(1) == PhaseName::Draining {
+            outputs.extend(bench.event(1, Event::Exited(ExitStatus::SUCCESS.into())));
+            outputs.extend(bench.event(1, Event::Drained(Drained::default())));
+        }
+        assert_eq!(reported(&outputs), cancelled, "after {steps} steps");
+        assert_eq!(released(&outputs), []);
+    }
+    use PhaseName::{Binding, Bound, Draining, Idle, Running};
+    assert_eq!(seen, [Idle, Binding, Bound, Running, Draining]);
+}
+
+#[test]
 fn a_stop_with_grace_tells_all_to_end_and_kills_them_later() {
     let mut bench = Bench::new(PilotConfig { stop_grace_ms: 2_000, ..config(1) });
     bench.run(claim(1), 0);

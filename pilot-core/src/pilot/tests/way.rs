@@ -39,6 +39,39 @@ fn a_warm_slot_launches_without_a_bind() {
 }
 
 #[test]
+fn no_one_waits_for_a_busy_slot_that_holds_its_image_while_another_is_idle() {
+    let mut bench = Bench::new(config(2));
+    bench.run(claim(1), 0);
+    bench.offer(claim(2));
+    assert_eq!((bench.phase(0), bench.phase(1)), (PhaseName::Running, PhaseName::Binding));
+}
+
+#[test]
+fn a_payload_goes_where_its_image_and_group_are_and_leaves_the_warmth_of_others_alone() {
+    let mut bench = Bench::new(config(3));
+    let of = |id, image: &str| {
+        let mut claim = claim(id);
+        claim.payload.image = image.into();
+        claim
+    };
+    for (id, image) in [(1, "red"), (2, "green")] {
+        bench.run(of(id, image), u32::try_from(id - 1).unwrap_or_default());
+    }
+    for slot in 0..2 {
+        bench.event(slot, Event::Exited(ExitStatus::SUCCESS.into()));
+        bench.event(slot, Event::Drained(Drained::default()));
+        bench.wait(1);
+        bench.event(slot, Event::Cleaned { warm: true });
+    }
+    bench.offer(of(3, "green"));
+    assert_eq!(bench.phase(1), PhaseName::Running, "warm");
+    bench.offer(of(4, "blue"));
+    assert_eq!(bench.phase(2), PhaseName::Binding, "empty");
+    bench.offer(of(5, "blue"));
+    assert_eq!(bench.phase(0), PhaseName::Binding, "nothing else is left");
+}
+
+#[test]
 fn payloads_that_run_together_fit_into_the_share_of_the_pilot() {
     let mut bench = Bench::new(config(3));
     bench.run(sized(1, 2), 0);
