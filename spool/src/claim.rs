@@ -1,0 +1,323 @@
+//! Claims: who has which payload, until when, and how it ends. Every answer is fenced by the claim's number.
+
+use pilot_core::{Attempts, ClaimId, Conclusion, Decision, Outcome, retry};
+use rusqlite::OptionalExtension;
+
+use crate::error::SpoolError;
+use crate::words::{Code, PayloadId, RunId};
+use crate::work::Work;
+
+/// Overdue leases that one claim ends, and pauses over that it sees: a claim stays short after a long absence.
+const OVERDUE_PER_CLAIM: i64 = 256;
+
+/// A payload with the right to run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The right.
+    pub claim: ClaimId,
+    /// Which payload.
+    pub payload: PayloadId,
+    /// Of which run.
+    pub run: RunId,
+    /// The run's name.
+    pub run_name: String,
+    /// The payload's spec as it was submitted.
+    pub spec: String,
+    /// Its trust group.
+    pub trust_group: String,
+    /// Never run it a second time.
+    pub at_most_once: bool,
+    /// Which try this is, from 1.
+    pub attempt: u32,
+}
+
+/// What was done with a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The payload is done with, and so are those that will never run because of it.
+    Final {
+        /// They.
+        skipped: Vec<Skipped>,
+    },
+    /// It will be offered again.
+    Retried,
+    /// The claim is over: nothing was changed.
+    NotHeld,
+}
+
+/// A payload that will not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Which.
+    pub payload: PayloadId,
+    /// Its run's name.
+    pub run_name: String,
+    /// Its spec as it was submitted.
+    pub spec: String,
+}
+
+/// A claim's row, and what of its payload matters at its end.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) claim: ClaimId,
+    pub(crate) payload: i64,
+    cancelled: bool,
+    retries: u32,
+    at_most_once: bool,
+    attempts: Attempts,
+}
+
+impl Work<'_> {
+    /// Claims up to `at_most` payloads for a pilot, for `lease_ms` from now: the oldest run first, in the order of
+    /// submission within. A run whose payloads hand each other stages stays with the first pilot that claims from it.
+    /// Ends overdue leases before.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn claim(&self, pilot: &str, at_most: u32, lease_ms: u64) -> Result<Vec<Offer>, SpoolError> {
+        self.end_overdue()?;
+        self.end_pauses()?;
+        let mut offers = Vec::new();
+        while offers.len() < at_most as usize {
+            let Some((run, name, homeless)) = self.next_run(pilot)? else { break };
+            let wanted = at_most as usize - offers.len();
+            let ids = self.ready_of(run, wanted)?;
+            if ids.is_empty() {
+                return Err(SpoolError::Damaged(format!("run {run} counts a payload as ready and has none")));
+            }
+            if homeless {
+                self.sql
+                    .prepare_cached("UPDATE runs SET home = ?2 WHERE id = ?1")?
+                    .execute((run.sql(), pilot))?;
+            }
+            for &id in &ids {
+                offers.push(self.take(id, &name, pilot, lease_ms)?);
+            }
+            self.shift(run, Code::Ready, Code::Claimed, ids.len())?;
+        }
+        Ok(offers)
+    }
+
+    /// The oldest run with a payload for this pilot; whether it is about to get its home.
+    fn next_run(&self, pilot: &str) -> Result<Option<(RunId, String, bool)>, SpoolError> {
+        let mut find = self.sql.prepare_cached(
+            "SELECT id, name, hands_stages AND home = '' FROM runs WHERE id = (SELECT min(id) FROM (
+               SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready WHERE home = '' AND n1 > 0 ORDER BY id LIMIT 1)
+               UNION ALL
+               SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready WHERE home = ?1 AND n1 > 0 ORDER BY id LIMIT 1)))",
+        )?;
+        let row = find.query_row([pilot], |row| Ok((RunId::from_sql(row.get(0)?), row.get(1)?, row.get(2)?)));
+        Ok(row.optional()?)
+    }
+
+    fn ready_of(&self, run: RunId, at_most: usize) -> Result<Vec<i64>, SpoolError> {
+        let (first, last) = run.span();
+        let limit = i64::try_from(at_most).unwrap_or(i64::MAX);
+        let mut find = self.sql.prepare_cached(
+            "SELECT id FROM payloads INDEXED BY payloads_by_state
+             WHERE state = 1 AND id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
+        )?;
+        let ids = find.query_map((first, last, limit), |row| row.get(0))?;
+        Ok(ids.collect::<Result<_, _>>()?)
+    }
+
+    fn take(&self, id: i64, run_name: &str, pilot: &str, lease_ms: u64) -> Result<Offer, SpoolError> {
+        self.sql
+            .prepare_cached("INSERT INTO claims (payload, pilot, lease_until_ms) VALUES (?1, ?2, ?3)")?
+            .execute((id, pilot, self.until(lease_ms)))?;
+        let claim = ClaimId(u64::try_from(self.sql.last_insert_rowid()).unwrap_or(0));
+        self.sql
+            .prepare_cached(
+                "UPDATE payloads SET state = 2, tries = tries + 1, claimed_wall_ms = ?2, ended_wall_ms = NULL
+                 WHERE id = ?1",
+            )?
+            .execute((id, self.wall_ms))?;
+        self.offer(claim, id, run_name)
+    }
+
+    /// The offer of a claim that is there.
+    pub(crate) fn offer(&self, claim: ClaimId, id: i64, run_name: &str) -> Result<Offer, SpoolError> {
+        let mut read = self.sql.prepare_cached(
+            "SELECT trust_group, at_most_once, tries, spec FROM payloads JOIN specs USING (id) WHERE id = ?1",
+        )?;
+        Ok(read.query_row([id], |row| {
+            Ok(Offer {
+                claim,
+                payload: PayloadId(id),
+                run: PayloadId(id).run(),
+                run_name: run_name.to_owned(),
+                trust_group: row.get(0)?,
+                at_most_once: row.get(1)?,
+                attempt: row.get(2)?,
+                spec: row.get(3)?,
+            })
+        })?)
+    }
+
+    pub(crate) fn until(&self, lease_ms: u64) -> i64 {
+        self.now_ms.saturating_add(i64::try_from(lease_ms).unwrap_or(i64::MAX))
+    }
+
+    /// Prolongs a claim to `lease_ms` from now; `false` when it is over. One that is overdue and that no one took goes on.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn renew(&self, claim: ClaimId, lease_ms: u64) -> Result<bool, SpoolError> {
+        let mut renew = self.sql.prepare_cached("UPDATE claims SET lease_until_ms = ?2 WHERE id = ?1")?;
+        Ok(renew.execute((sql(claim), self.until(lease_ms)))? == 1)
+    }
+
+    /// Ends a claim with its outcome.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn report(&self, claim: ClaimId, outcome: &Outcome) -> Result<Report, SpoolError> {
+        match self.held(claim)? {
+            Some(held) => self.conclude(&held, outcome),
+            None => Ok(Report::NotHeld),
+        }
+    }
+
+    /// Gives a claim back unused: it was no try. `false` when it is over.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn release(&self, claim: ClaimId) -> Result<bool, SpoolError> {
+        match self.held(claim)? {
+            Some(held) => self.give_back(&held).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    pub(crate) fn held(&self, claim: ClaimId) -> Result<Option<Held>, SpoolError> {
+        let mut find = self.sql.prepare_cached(
+            "SELECT payload, cancelled, retries, at_most_once, failed, disrupted
+             FROM claims JOIN payloads ON payloads.id = claims.payload WHERE claims.id = ?1",
+        )?;
+        let held = find.query_row([sql(claim)], |row| {
+            Ok(Held {
+                claim,
+                payload: row.get(0)?,
+                cancelled: row.get(1)?,
+                retries: row.get(2)?,
+                at_most_once: row.get(3)?,
+                attempts: Attempts { failed: row.get(4)?, disrupted: row.get(5)? },
+            })
+        });
+        Ok(held.optional()?)
+    }
+
+    fn drop_claim(&self, claim: ClaimId) -> Result<(), SpoolError> {
+        self.sql.prepare_cached("DELETE FROM claims WHERE id = ?1")?.execute([sql(claim)])?;
+        Ok(())
+    }
+
+    pub(crate) fn give_back(&self, held: &Held) -> Result<(), SpoolError> {
+        self.drop_claim(held.claim)?;
+        self.sql
+            .prepare_cached("UPDATE payloads SET tries = max(tries - 1, 0) WHERE id = ?1")?
+            .execute([held.payload])?;
+        if held.cancelled {
+            self.move_to(held.payload, Code::Claimed, Code::Cancelled)?;
+            return self.skip_after(held.payload).map(drop);
+        }
+        self.move_to(held.payload, Code::Claimed, Code::Ready)
+    }
+
+    /// Ends a claim: the payload is done with, or comes back after a pause.
+    pub(crate) fn conclude(&self, held: &Held, outcome: &Outcome) -> Result<Report, SpoolError> {
+        self.drop_claim(held.claim)?;
+        let id = held.payload;
+        self.keep_outcome(id, outcome)?;
+        if outcome.is_success() {
+            self.move_to(id, Code::Claimed, Code::Succeeded)?;
+            self.free_after(id)?;
+            return Ok(Report::Final { skipped: Vec::new() });
+        }
+        // Who cancelled it does not want another try.
+        let decision = match held.cancelled {
+            true => Decision::Final,
+            false => retry::decide(outcome, held.attempts, held.retries, held.at_most_once, (self.jitter)()),
+        };
+        match decision {
+            Decision::Retry { after_ms, attempts } => {
+                let from = self.until(after_ms);
+                self.sql
+                    .prepare_cached(
+                        "UPDATE payloads SET failed = ?2, disrupted = ?3, not_before_ms = ?4 WHERE id = ?1",
+                    )?
+                    .execute((id, attempts.failed, attempts.disrupted, from))?;
+                self.move_to(id, Code::Claimed, Code::Delayed)?;
+                Ok(Report::Retried)
+            }
+            Decision::Final => {
+                let cancelled =
+                    matches!(outcome.conclusion, Conclusion::Stopped(pilot_core::StopCause::Cancelled));
+                let end = match outcome.conclusion {
+                    _ if held.cancelled || cancelled => Code::Cancelled,
+                    Conclusion::Lost => Code::Lost,
+                    _ => Code::Failed,
+                };
+                self.move_to(id, Code::Claimed, end)?;
+                Ok(Report::Final { skipped: self.skip_after(id)? })
+            }
+        }
+    }
+
+    /// Gives up the claims whose leases are over: no one may say any more how they ended.
+    fn end_overdue(&self) -> Result<(), SpoolError> {
+        let mut find = self.sql.prepare_cached(
+            "SELECT id FROM claims INDEXED BY claims_by_lease WHERE lease_until_ms <= ?1 ORDER BY lease_until_ms LIMIT ?2",
+        )?;
+        let overdue: Vec<i64> =
+            find.query_map((self.now_ms, OVERDUE_PER_CLAIM), |row| row.get(0))?.collect::<Result<_, _>>()?;
+        for id in overdue {
+            if let Some(held) = self.held(from_sql(id))? {
+                self.conclude(&held, &lost())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those whose pause is over may be claimed.
+    fn end_pauses(&self) -> Result<(), SpoolError> {
+        let mut find = self.sql.prepare_cached(
+            "SELECT id FROM payloads INDEXED BY payloads_delayed WHERE state = 8 AND not_before_ms <= ?1
+             ORDER BY not_before_ms LIMIT ?2",
+        )?;
+        let over: Vec<i64> =
+            find.query_map((self.now_ms, OVERDUE_PER_CLAIM), |row| row.get(0))?.collect::<Result<_, _>>()?;
+        for id in over {
+            self.move_to(id, Code::Delayed, Code::Ready)?;
+        }
+        Ok(())
+    }
+
+    /// Claims of a pilot whose payloads their users do not want any more.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn cancelled_claims(&self, pilot: &str) -> Result<Vec<ClaimId>, SpoolError> {
+        cancelled_claims(self.sql, pilot)
+    }
+}
+
+pub(crate) fn cancelled_claims(sql: &rusqlite::Connection, pilot: &str) -> Result<Vec<ClaimId>, SpoolError> {
+    let mut find = sql.prepare_cached("SELECT id FROM claims WHERE pilot = ?1 AND cancelled = 1")?;
+    let claims = find.query_map([pilot], |row| row.get(0).map(from_sql))?;
+    Ok(claims.collect::<Result<_, _>>()?)
+}
+
+/// How a claim ends that no one speaks for: its code may have run.
+pub(crate) fn lost() -> Outcome {
+    Outcome { launched: true, ..Outcome::before_launch(Conclusion::Lost) }
+}
+
+/// Claims that no spool gave find nothing.
+pub(crate) fn sql(claim: ClaimId) -> i64 {
+    i64::try_from(claim.0).unwrap_or(-1)
+}
+
+pub(crate) fn from_sql(id: i64) -> ClaimId {
+    ClaimId(u64::try_from(id).unwrap_or(0))
+}

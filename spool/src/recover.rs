@@ -1,0 +1,269 @@
+//! A pilot comes back: what of its claims goes on, what is given up, and which lost stages have to be made again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pilot_core::{ClaimId, Conclusion, Fault, FaultClass, Outcome};
+
+use crate::claim::{self, Offer};
+use crate::error::SpoolError;
+use crate::words::{Code, PayloadId, RunId, workflow_of};
+use crate::work::Work;
+
+/// What a pilot knows when it comes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Recovery<'a> {
+    /// Its name.
+    pub pilot: &'a str,
+    /// Claims whose payloads still run.
+    pub running: &'a [ClaimId],
+    /// Of the claims that don't run any more: those whose payload's code may have run. `None` when no one knows: then any
+    /// may have.
+    pub launched: Option<&'a [ClaimId]>,
+    /// For how long those that go on are claimed, in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The claims that go on. A claim that runs and is not among them belongs to someone else by now, or to no one.
+    pub kept: Vec<Offer>,
+    /// Claims that were given up: their payloads were lost.
+    pub given_up: u64,
+    /// Claims whose payloads had not begun: they are ready again.
+    pub given_back: u64,
+    /// Payloads that have to make their stages again.
+    pub made_again: Vec<PayloadId>,
+    /// Payloads that will never get a stage that they read.
+    pub failed: Vec<PayloadId>,
+}
+
+/// A stage that someone still has to read: consumer, producer, outputs.
+type Need = (i64, i64, String);
+
+impl Work<'_> {
+    /// Takes a pilot's claims up again, gives up those that no longer run, and lets payloads of the runs at home with it
+    /// run again when a stage of theirs is needed and `has_stage` (by its URI) does not know it. A stage that can't be made
+    /// again, because that needs a payload that may run only once, fails those who need it.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn recover(
+        &self,
+        recovery: &Recovery<'_>,
+        has_stage: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Recovered, SpoolError> {
+        let mut recovered = Recovered::default();
+        self.settle_claims(recovery, &mut recovered)?;
+        for (run, name) in self.at_home(recovery.pilot)? {
+            self.make_lost_stages(run, &name, has_stage, &mut recovered)?;
+        }
+        self.stir();
+        Ok(recovered)
+    }
+
+    fn settle_claims(&self, recovery: &Recovery<'_>, recovered: &mut Recovered) -> Result<(), SpoolError> {
+        let mut find = self.sql.prepare_cached(
+            "SELECT claims.id, payload, runs.name FROM claims JOIN runs ON runs.id = payload >> 32
+             WHERE pilot = ?1 ORDER BY claims.id",
+        )?;
+        let claims: Vec<(i64, i64, String)> = find
+            .query_map([recovery.pilot], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        let running: BTreeSet<ClaimId> = recovery.running.iter().copied().collect();
+        for (id, payload, run_name) in claims {
+            let id = claim::from_sql(id);
+            if running.contains(&id) {
+                self.renew(id, recovery.lease_ms)?;
+                recovered.kept.push(self.offer(id, payload, &run_name)?);
+                continue;
+            }
+            let Some(held) = self.held(id)? else { continue };
+            if recovery.launched.is_none_or(|launched| launched.contains(&id)) {
+                self.conclude(&held, &claim::lost())?;
+                recovered.given_up += 1;
+            } else {
+                self.give_back(&held)?;
+                recovered.given_back += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn at_home(&self, pilot: &str) -> Result<Vec<(RunId, String)>, SpoolError> {
+        let mut find = self.sql.prepare_cached(
+            "SELECT id, name FROM runs INDEXED BY runs_at_home
+             WHERE home = ?1 AND ended_wall_ms IS NULL AND home <> '' ORDER BY id",
+        )?;
+        let runs = find.query_map([pilot], |row| Ok((RunId::from_sql(row.get(0)?), row.get(1)?)))?;
+        Ok(runs.collect::<Result<_, _>>()?)
+    }
+
+    fn make_lost_stages(
+        &self,
+        run: RunId,
+        name: &str,
+        has_stage: &mut dyn FnMut(&str) -> bool,
+        recovered: &mut Recovered,
+    ) -> Result<(), SpoolError> {
+        let (first, last) = run.span();
+        // Those that a pilot has hold what they read.
+        let mut find = self.sql.prepare_cached(
+            "SELECT e.consumer, e.producer, e.outputs FROM edges AS e
+             JOIN payloads AS p ON p.id = e.producer JOIN payloads AS c ON c.id = e.consumer
+             WHERE e.producer BETWEEN ?1 AND ?2 AND e.outputs <> '' AND p.state = 3 AND c.state IN (0, 1, 8)",
+        )?;
+        let mut open: Vec<Need> = find
+            .query_map((first, last), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        let workflow = workflow_of(name, run);
+        let mut lost: BTreeMap<i64, String> = BTreeMap::new();
+        let mut needs: Vec<Need> = Vec::new();
+        // From each lost stage on to what its producer reads.
+        while let Some(need) = open.pop() {
+            let (_, producer, outputs) = &need;
+            if !lost.contains_key(producer)
+                && let Some(uri) = self.lost_stage(&workflow, *producer, outputs, has_stage)?
+            {
+                lost.insert(*producer, uri);
+                open.extend(self.reads_of(*producer)?);
+            }
+            needs.push(need);
+        }
+        needs.retain(|(_, producer, _)| lost.contains_key(producer));
+        let hopeless = self.hopeless(&lost, &needs)?;
+        for (consumer, producer, _) in &needs {
+            if let (Some(once), false) = (hopeless.get(producer), lost.contains_key(consumer)) {
+                let uri = lost.get(producer).map_or("", String::as_str);
+                self.fail_reader(*consumer, uri, *once, recovered)?;
+            }
+        }
+        let again: Vec<i64> = lost.into_keys().filter(|id| !hopeless.contains_key(id)).collect();
+        self.make_again(run, &again)?;
+        recovered.made_again.extend(again.into_iter().map(PayloadId));
+        Ok(())
+    }
+
+    /// The first of these outputs that is not there.
+    fn lost_stage(
+        &self,
+        workflow: &str,
+        producer: i64,
+        outputs: &str,
+        has_stage: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Option<String>, SpoolError> {
+        let name = self.name_of(producer)?;
+        let uris = outputs.split_whitespace().map(|output| format!("stage://{workflow}/{name}/{output}"));
+        Ok(uris.into_iter().find(|uri| !has_stage(uri)))
+    }
+
+    fn name_of(&self, id: i64) -> Result<String, SpoolError> {
+        let mut find = self.sql.prepare_cached("SELECT name FROM payloads WHERE id = ?1")?;
+        Ok(find.query_row([id], |row| row.get(0))?)
+    }
+
+    fn reads_of(&self, consumer: i64) -> Result<Vec<Need>, SpoolError> {
+        let mut find = self.sql.prepare_cached(
+            "SELECT consumer, producer, outputs FROM edges JOIN payloads ON payloads.id = producer
+             WHERE consumer = ?1 AND outputs <> '' AND state = 3",
+        )?;
+        let reads = find.query_map([consumer], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(reads.collect::<Result<_, _>>()?)
+    }
+
+    /// Of the producers whose stages are lost, those that can't run again, each with the one that may run only once.
+    fn hopeless(
+        &self,
+        lost: &BTreeMap<i64, String>,
+        needs: &[Need],
+    ) -> Result<BTreeMap<i64, i64>, SpoolError> {
+        let mut hopeless = BTreeMap::new();
+        let mut once = self.sql.prepare_cached("SELECT at_most_once FROM payloads WHERE id = ?1")?;
+        let mut readers: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for (consumer, producer, _) in needs {
+            readers.entry(*producer).or_default().push(*consumer);
+        }
+        for &producer in lost.keys() {
+            if !once.query_row([producer], |row| row.get::<_, bool>(0))? {
+                continue;
+            }
+            let mut open = vec![producer];
+            while let Some(id) = open.pop() {
+                if hopeless.insert(id, producer).is_none() {
+                    let next = readers.get(&id).into_iter().flatten();
+                    open.extend(next.filter(|id| lost.contains_key(id)));
+                }
+            }
+        }
+        Ok(hopeless)
+    }
+
+    fn fail_reader(
+        &self,
+        id: i64,
+        uri: &str,
+        once: i64,
+        recovered: &mut Recovered,
+    ) -> Result<(), SpoolError> {
+        let state: i64 =
+            self.sql.query_row("SELECT state FROM payloads WHERE id = ?1", [id], |row| row.get(0))?;
+        let from = match Code::from_sql(state) {
+            Some(from @ (Code::Waiting | Code::Ready | Code::Delayed)) => from,
+            // It failed or was skipped for another stage.
+            _ => return Ok(()),
+        };
+        let text =
+            format!("its input {uri} was lost with the pilot, and {} may run only once", self.name_of(once)?);
+        let fault = Fault::new(FaultClass::Payload, text);
+        self.keep_outcome(id, &Outcome::before_launch(Conclusion::Failed(fault)))?;
+        self.move_to(id, from, Code::Failed)?;
+        self.skip_after(id)?;
+        recovered.failed.push(PayloadId(id));
+        Ok(())
+    }
+
+    /// Lets producers run again, and those who read of them wait again.
+    fn make_again(&self, run: RunId, again: &[i64]) -> Result<(), SpoolError> {
+        let mut waiting: BTreeSet<i64> = BTreeSet::new();
+        for &producer in again {
+            self.move_to(producer, Code::Succeeded, Code::Waiting)?;
+            waiting.insert(producer);
+        }
+        for &producer in again {
+            for (consumer, state, outputs) in self.consumers_of(producer)? {
+                match Code::from_sql(state) {
+                    Some(from @ (Code::Ready | Code::Delayed)) if !outputs.is_empty() => {
+                        self.move_to(consumer, from, Code::Waiting)?;
+                    }
+                    Some(Code::Waiting) => {}
+                    _ => continue,
+                }
+                waiting.insert(consumer);
+            }
+        }
+        let mut count = self.sql.prepare_cached(
+            "UPDATE payloads SET pending = (SELECT count(*) FROM edges JOIN payloads AS p ON p.id = producer
+               WHERE consumer = ?1 AND p.state <> 3) WHERE id = ?1 RETURNING pending",
+        )?;
+        let mut free = Vec::new();
+        for &id in &waiting {
+            let pending: i64 = count.query_row([id], |row| row.get(0))?;
+            if pending == 0 {
+                free.push(id);
+            }
+        }
+        let mut ready = self.sql.prepare_cached("UPDATE payloads SET state = 1 WHERE id = ?1")?;
+        for id in &free {
+            ready.execute([id])?;
+        }
+        self.shift(run, Code::Waiting, Code::Ready, free.len())
+    }
+
+    fn consumers_of(&self, producer: i64) -> Result<Vec<(i64, i64, String)>, SpoolError> {
+        let mut find = self.sql.prepare_cached(
+            "SELECT consumer, state, outputs FROM edges JOIN payloads ON payloads.id = consumer WHERE producer = ?1",
+        )?;
+        let rows = find.query_map([producer], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}

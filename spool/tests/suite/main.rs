@@ -1,0 +1,8 @@
+//! The spool from outside: its promises, a model beside it, faults, and size.
+
+mod common;
+mod damage;
+mod faults;
+mod model;
+mod size;
+mod work;
