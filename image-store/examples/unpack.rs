@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use image_store::{Attach, Options, Reference, Store};
+use image_store::{Attach, Options, Reference, RegistryAccess, Store};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,8 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let lazy_sync = rest.iter().any(|word| word == "lazy");
     let reference: Reference = reference.parse()?;
     let store = Store::open_with(Path::new(store), Options { lazy_sync, ..Options::default() })?;
-    let found = timed("preflight", || store.preflight(&reference))?;
-    let image = timed("ingest", || store.ingest(&reference, &|_| {}))?;
+    let found = timed("preflight", || store.preflight(&reference, &RegistryAccess::anonymous()))?;
+    let image = timed("ingest", || store.ingest(&reference, &RegistryAccess::anonymous(), &|_| {}))?;
     assert_eq!(image, found.image);
     for step in ["first attach", "second attach"] {
         let root = timed(step, || store.materialise(&image, attach, Path::new(local), false))?;

@@ -1,9 +1,13 @@
 //! From a source and a platform to one image: descends indexes, reads manifest and configuration, and
 //! verifies their digests and the lengths of all layers. No layer is read.
 
+use std::path::PathBuf;
+
 use crate::digest::Digest;
 use crate::limits::Limits;
 use crate::reference::Reference;
+use crate::registry::{Document, Session, Shown};
+use crate::repository::Wanted;
 use crate::source::{Form, Source, SourceError};
 use crate::spec::{self, ConfigDocument, Descriptor, Manifest, Platform, SavedImage};
 
@@ -13,7 +17,7 @@ const INDEX_DEPTH_MAX: usize = 4;
 /// An image that was found and looks whole.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    pub(crate) source: Source,
+    pub(crate) origin: Origin,
     /// As the source has it, or made up for a docker archive.
     pub(crate) manifest: Vec<u8>,
     pub(crate) manifest_digest: Digest,
@@ -21,6 +25,86 @@ pub(crate) struct Candidate {
     pub(crate) config_digest: Digest,
     pub(crate) document: ConfigDocument,
     pub(crate) layers: Vec<LayerSource>,
+}
+
+/// Where a candidate's layers come from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    Local(Source),
+    Registry {
+        session: Session,
+        /// What the reference led to first: the manifest, or an index.
+        top: Digest,
+        shown: Shown,
+    },
+}
+
+/// Where documents come from.
+trait Documents {
+    /// A document; its digest and length are checked by who asks.
+    fn document(
+        &self,
+        what: &'static str,
+        wanted: &Descriptor,
+        limits: &Limits,
+    ) -> Result<Vec<u8>, SourceError>;
+    /// Bytes of a layer's blob, if it is there.
+    fn layer_bytes(&self, wanted: &Descriptor) -> Result<Option<u64>, SourceError>;
+    /// What it is, for complaints.
+    fn place(&self) -> PathBuf;
+}
+
+impl Documents for Source {
+    fn document(
+        &self,
+        _what: &'static str,
+        wanted: &Descriptor,
+        limits: &Limits,
+    ) -> Result<Vec<u8>, SourceError> {
+        self.document(&Self::blob_name(&wanted.digest), limits)
+    }
+
+    fn layer_bytes(&self, wanted: &Descriptor) -> Result<Option<u64>, SourceError> {
+        Ok(self.find(&Self::blob_name(&wanted.digest))?.map(|(_, size)| size))
+    }
+
+    fn place(&self) -> PathBuf {
+        self.path.clone()
+    }
+}
+
+/// A registry, and the first document that it gave.
+struct Remote<'a> {
+    session: &'a Session,
+    top: &'a Document,
+}
+
+impl Documents for Remote<'_> {
+    fn document(
+        &self,
+        what: &'static str,
+        wanted: &Descriptor,
+        _limits: &Limits,
+    ) -> Result<Vec<u8>, SourceError> {
+        if wanted.digest == self.top.descriptor.digest {
+            return Ok(self.top.bytes.clone());
+        }
+        Ok(match what {
+            "configuration" => self.session.document(what, wanted)?,
+            _ => self.session.manifest(&Wanted::Digest(wanted.digest))?.bytes,
+        })
+    }
+
+    fn layer_bytes(&self, wanted: &Descriptor) -> Result<Option<u64>, SourceError> {
+        // Such layers lie elsewhere; all others are believed to be there until they are fetched.
+        let foreign = ["foreign", "nondistributable"].iter().any(|word| wanted.media_type.contains(word));
+        let elsewhere = foreign && wanted.urls.iter().flatten().next().is_some();
+        Ok((!elsewhere).then_some(wanted.size))
+    }
+
+    fn place(&self) -> PathBuf {
+        PathBuf::from("the registry")
+    }
 }
 
 /// A layer that can be read.
@@ -45,7 +129,10 @@ pub(crate) fn find(
     let source = Source::open(reference, limits)?;
     let search = Search { reference, name: reference.to_string(), platform, limits };
     let candidate = match source.form {
-        Form::Oci => search.in_layout(source)?,
+        Form::Oci => {
+            let parts = search.in_layout(&source)?;
+            parts.from(Origin::Local(source))
+        }
         Form::DockerSave => search.in_saved(source)?,
     };
     let found = candidate.manifest_digest;
@@ -53,6 +140,36 @@ pub(crate) fn find(
         return Err(SourceError::WrongPin { reference: search.name, found });
     }
     Ok(candidate)
+}
+
+/// Finds the image behind what a registry gave for `reference`.
+pub(crate) fn find_remote(
+    reference: &Reference,
+    session: Session,
+    top: &Document,
+    platform: &Platform,
+    limits: &Limits,
+) -> Result<Candidate, SourceError> {
+    let search = Search { reference, name: reference.to_string(), platform, limits };
+    let parts = search.in_documents(&Remote { session: &session, top }, vec![top.descriptor.clone()])?;
+    Ok(parts.from(Origin::Registry { session, top: top.descriptor.digest, shown: top.shown.clone() }))
+}
+
+/// A candidate without its origin.
+struct Parts {
+    manifest: Vec<u8>,
+    manifest_digest: Digest,
+    config: Vec<u8>,
+    config_digest: Digest,
+    document: ConfigDocument,
+    layers: Vec<LayerSource>,
+}
+
+impl Parts {
+    fn from(self, origin: Origin) -> Candidate {
+        let Self { manifest, manifest_digest, config, config_digest, document, layers } = self;
+        Candidate { origin, manifest, manifest_digest, config, config_digest, document, layers }
+    }
 }
 
 struct Search<'a> {
@@ -63,19 +180,26 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn in_layout(&self, source: Source) -> Result<Candidate, SourceError> {
+    fn in_layout(&self, source: &Source) -> Result<Parts, SourceError> {
         let index = source.document("index.json", self.limits)?;
         let descriptors = spec::parse_index(&index).map_err(|error| self.document("the index", error))?;
-        let descriptors = self.with_tag(descriptors)?;
-        let descriptor = self.for_platform(&source, descriptors, 0)?;
-        let manifest = self.verified(&source, "manifest", &descriptor)?;
+        self.in_documents(source, self.with_tag(descriptors)?)
+    }
+
+    fn in_documents(
+        &self,
+        source: &dyn Documents,
+        descriptors: Vec<Descriptor>,
+    ) -> Result<Parts, SourceError> {
+        let descriptor = self.for_platform(source, descriptors, 0)?;
+        let manifest = self.verified(source, "manifest", &descriptor)?;
         let parsed = spec::parse_manifest(&manifest).map_err(|error| self.document("the manifest", error))?;
         self.check_manifest(&parsed)?;
-        let config = self.verified(&source, "configuration", &parsed.config)?;
+        let config = self.verified(source, "configuration", &parsed.config)?;
         let document = self.config(&config)?;
-        let layers = self.layers(&source, &parsed.layers, &document.diff_ids)?;
+        let layers = self.layers(source, &parsed.layers, &document.diff_ids)?;
         let (manifest_digest, config_digest) = (descriptor.digest, parsed.config.digest);
-        Ok(Candidate { source, manifest, manifest_digest, config, config_digest, document, layers })
+        Ok(Parts { manifest, manifest_digest, config, config_digest, document, layers })
     }
 
     fn in_saved(&self, source: Source) -> Result<Candidate, SourceError> {
@@ -101,7 +225,8 @@ impl Search<'_> {
         }
         let manifest = saved_manifest(config_digest, config.len() as u64, &layers);
         let manifest_digest = Digest::of(&manifest);
-        Ok(Candidate { source, manifest, manifest_digest, config, config_digest, document, layers })
+        let parts = Parts { manifest, manifest_digest, config, config_digest, document, layers };
+        Ok(parts.from(Origin::Local(source)))
     }
 
     /// The descriptors that the reference's tag names, or all if it has none and there is one tag at most.
@@ -151,7 +276,7 @@ impl Search<'_> {
     /// Descends indexes to the manifest for the platform.
     fn for_platform(
         &self,
-        source: &Source,
+        source: &dyn Documents,
         descriptors: Vec<Descriptor>,
         depth: usize,
     ) -> Result<Descriptor, SourceError> {
@@ -185,11 +310,11 @@ impl Search<'_> {
     /// Reads a document and checks length and digest.
     fn verified(
         &self,
-        source: &Source,
+        source: &dyn Documents,
         what: &'static str,
         descriptor: &Descriptor,
     ) -> Result<Vec<u8>, SourceError> {
-        let bytes = source.document(&Source::blob_name(&descriptor.digest), self.limits)?;
+        let bytes = source.document(what, descriptor, self.limits)?;
         let found = Digest::of(&bytes);
         if found != descriptor.digest {
             return Err(SourceError::WrongDigest { what, stated: descriptor.digest, found });
@@ -223,7 +348,7 @@ impl Search<'_> {
 
     fn layers(
         &self,
-        source: &Source,
+        source: &dyn Documents,
         descriptors: &[Descriptor],
         diff_ids: &[Digest],
     ) -> Result<Vec<LayerSource>, SourceError> {
@@ -237,11 +362,11 @@ impl Search<'_> {
                 return Err(self.unusable(&format!("a layer of type {media_type:?} is not supported")));
             }
             let (name, digest) = (Source::blob_name(&descriptor.digest), descriptor.digest);
-            let Some((_, size)) = source.find(&name)? else {
+            let Some(size) = source.layer_bytes(descriptor)? else {
                 let url = descriptor.urls.iter().flatten().next().cloned();
                 return Err(match url {
                     Some(url) => SourceError::ForeignLayer { digest, url },
-                    None => SourceError::NoBlob { path: source.path.clone(), name: digest.to_string() },
+                    None => SourceError::NoBlob { path: source.place(), name: digest.to_string() },
                 });
             };
             check_length(&digest.to_string(), descriptor.size, size)?;

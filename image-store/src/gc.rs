@@ -3,13 +3,19 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
+use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::entry::EntryKind;
 use crate::objects::ObjectError;
 use crate::record::ImageId;
 use crate::scratch;
 use crate::store::Store;
 use crate::store_format::StoreError;
+
+/// A pull that nobody went on with for a week was given up.
+const PART_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a collection freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,8 +73,8 @@ impl Store {
             Err(fs::TryLockError::Error(error)) => return Err(self.access(&path, error)),
         }
         fs::remove_file(&path).map_err(|error| self.access(&path, error))?;
-        for (reference, _) in self.refs()?.iter().filter(|(_, other)| other == image) {
-            let path = self.ref_path(reference);
+        for record in self.all_refs()?.iter().filter(|record| record.image == *image) {
+            let path = self.ref_path(&record.reference);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(self.access(&path, error));
@@ -86,7 +92,8 @@ impl Store {
     pub fn collect(&self) -> Result<Collected, StoreError> {
         let lock = self.lock_file().ok_or(StoreError::Busy)?;
         lock.try_lock().map_err(|_| StoreError::Busy)?;
-        let (mut files, mut blobs, mut chains) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let (mut files, mut blobs) = (HashSet::new(), HashSet::new());
+        let (mut chains, mut layers) = (HashSet::new(), HashSet::new());
         for image in self.image_ids()? {
             // A record that can't be read might name anything: nothing is removed then.
             let record = self.record(&image)?;
@@ -94,16 +101,19 @@ impl Store {
             if chains.insert(record.chain) {
                 files.extend(self.tree(&image, &record)?.contents().map(|content| content.digest));
             }
+            layers.extend(self.config_document(&image, &record).map(|c| c.diff_ids).unwrap_or_default());
         }
-        let trees = self.root.join("trees");
-        for tree in fs::read_dir(&trees).map_err(|error| self.access(&trees, error))?.flatten() {
-            let path = tree.path();
-            let chain =
-                path.file_stem().and_then(|stem| stem.to_str()).and_then(|hex| Digest::from_hex(hex).ok());
-            if chain.is_none_or(|chain| !chains.contains(&chain)) {
-                fs::remove_file(&path).map_err(|error| self.access(&path, error))?;
-            }
+        // What the next image of the same layers needs, also where an upper layer hides it.
+        for parts in layers.iter().filter_map(|diff_id| self.layer(diff_id)) {
+            files.extend(parts.entries.iter().filter_map(|entry| match &entry.kind {
+                EntryKind::File(content) if content.size > 0 => Some(content.digest),
+                _ => None,
+            }));
         }
+        self.remove_others("trees", &chains)?;
+        self.remove_others("layers", &layers)?;
+        self.remove_old_parts();
+        self.collect_grants();
         let claims = self.root.join("claims");
         for claim in fs::read_dir(&claims).map_err(|error| self.access(&claims, error))?.flatten() {
             let _ = fs::remove_file(claim.path());
@@ -112,6 +122,38 @@ impl Store {
         let (objects, bytes) = self.files.retain(|digest| files.contains(digest)).map_err(access)?;
         let documents = self.blobs.retain(|digest| blobs.contains(digest)).map_err(access)?;
         Ok(Collected { objects: objects + documents.0, bytes: bytes + documents.1 })
+    }
+
+    /// Removes the files of a folder that are not named after one of these digests.
+    fn remove_others(&self, folder: &str, wanted: &HashSet<Digest>) -> Result<(), StoreError> {
+        let folder = self.root.join(folder);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.access(&folder, error)),
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let name = path.file_stem().and_then(|stem| stem.to_str());
+            let digest = name.and_then(|hex| Digest::from_hex(hex).ok());
+            if digest.is_none_or(|digest| !wanted.contains(&digest)) {
+                fs::remove_file(&path).map_err(|error| self.access(&path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes parts of blobs that nobody has gone on with for long. Now is when the file system says it is.
+    fn remove_old_parts(&self) {
+        let Ok(scratch) = self.scratch() else { return };
+        let Ok(now) = fs::metadata(scratch.path()).and_then(|meta| meta.modified()) else { return };
+        for part in fs::read_dir(self.root.join("parts")).into_iter().flatten().flatten() {
+            let written = part.metadata().and_then(|meta| meta.modified());
+            let age = written.ok().and_then(|written| now.duration_since(written).ok());
+            if age.is_some_and(|age| age > PART_AGE) {
+                let _ = fs::remove_file(part.path());
+            }
+        }
     }
 
     /// Hashes every content of an image again.

@@ -2,7 +2,8 @@
 //!
 //! # Flow
 //! 1. Find the image in its source; verify manifest, configuration, lengths.
-//! 2. Take its layers apart, several at once; contents become objects as they come.
+//! 2. Take its layers apart, several at once; contents become objects as they come. A layer that another
+//!    image brought is not read again; one from a registry is taken apart while it is coming.
 //! 3. Verify each blob's digest and each diff_id; merge the layers in order.
 //! 4. Publish documents, then the tree, then the record: only now is the image there.
 //!
@@ -11,34 +12,42 @@
 //! `ingest/` that the next [`Store::open`] removes. Two ingests of one image waste work and harm nothing;
 //! an advisory lock makes the second wait for the first where locks work.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::candidate::{self, Candidate, LayerSource};
+use crate::candidate::{Candidate, Origin};
 use crate::digest::Digest;
-use crate::entry::{EntryError, LeftOut, shown};
-use crate::layer::{Budget, LayerError, LayerParts, LayerReader};
+use crate::entry::{EntryError, LeftOut};
+use crate::find::Found;
+use crate::grants::Right;
+use crate::ingest_layers::{self, Layers};
+use crate::layer::LayerError;
 use crate::mount_points::{self, MountPointError};
 use crate::objects::{ObjectError, ObjectWriter};
-use crate::preflight::infos;
+use crate::preflight::{Preflight, infos};
 use crate::record::{ImageId, RECORD_VERSION, Record, RefRecord};
 use crate::reference::Reference;
+use crate::registry::{RegistryAccess, RegistryError};
 use crate::scratch::Scratch;
 use crate::source::SourceError;
 use crate::spec;
 use crate::store::Store;
 use crate::store_format::StoreError;
-use crate::tree::Tree;
 use crate::tree_format;
 
-/// Layers that are taken apart at once, at most; each has three threads of its own besides.
-const LAYERS_AT_ONCE: usize = 4;
 /// How long an ingest waits for another of the same layers before it does the work itself.
 const CLAIM_WAIT: Duration = Duration::from_secs(600);
 const CLAIM_POLL: Duration = Duration::from_millis(20);
+
+/// An image that was stored, and may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ingested {
+    /// The image.
+    pub image: ImageId,
+    /// How long it may be used without asking again; `None` for as long as one likes.
+    pub lasts: Option<Duration>,
+}
 
 /// How far an ingest has come, in bytes of layers as the source has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,18 +108,56 @@ impl Store {
     /// `progress` is called from several threads.
     ///
     /// # Errors
-    /// [`IngestError`]; the store is then as before, but for objects that [`Store::collect`] removes; that is
-    /// tried at once.
+    /// [`IngestError`]; the store is then as before, but for objects that [`Store::collect`] removes, and for
+    /// parts of blobs, with which the next ingest goes on.
     pub fn ingest(
         &self,
         reference: &Reference,
+        access: &RegistryAccess,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<ImageId, IngestError> {
-        let candidate = candidate::find(reference, &self.platform, &self.options.limits)?;
-        let result = self.ingest_candidate(reference, &candidate, progress);
-        if result.is_err() {
-            // Objects of a refused image serve nobody. If another ingest is busy, it or the next collects.
-            let _ = self.collect();
+        let found = self.find(reference, access)?;
+        self.ingest_found(reference, &found, progress).map(|ingested| ingested.image)
+    }
+
+    /// As [`Store::ingest`], without asking again what the preflight of the same reference found out.
+    ///
+    /// # Errors
+    /// As [`Store::ingest`].
+    pub fn ingest_preflight(
+        &self,
+        reference: &Reference,
+        preflight: &Preflight,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Ingested, IngestError> {
+        self.ingest_found(reference, &preflight.found, progress)
+    }
+
+    fn ingest_found(
+        &self,
+        reference: &Reference,
+        found: &Found,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Ingested, IngestError> {
+        let candidate = match found {
+            Found::Stored(stored) => {
+                self.remember(reference, stored.image, false)?;
+                return Ok(Ingested { image: stored.image, lasts: stored.lasts() });
+            }
+            Found::Candidate(candidate) => candidate,
+        };
+        let result = self.ingest_candidate(reference, candidate, progress);
+        match &result {
+            // What is there already saves the next try its work.
+            Err(error) if error.is_transient() => {}
+            Err(error) => {
+                if error.is_full() {
+                    self.remove_parts(candidate);
+                }
+                // Objects of a refused image serve nobody. If another ingest is busy, it or the next collects.
+                let _ = self.collect();
+            }
+            Ok(_) => self.remove_parts(candidate),
         }
         result
     }
@@ -120,13 +167,15 @@ impl Store {
         reference: &Reference,
         candidate: &Candidate,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<ImageId, IngestError> {
+    ) -> Result<Ingested, IngestError> {
         let image = ImageId::new(candidate.manifest_digest);
         let store_error = |source| IngestError::Store { reference: reference.to_string(), source };
-        let _sharing = self.share();
-        let scratch = self.scratch().map_err(store_error)?;
         // A record whose tree is damaged is ingested anew: that repairs it.
-        if self.record(&image).and_then(|record| self.tree(&image, &record)).is_err() {
+        if self.is_whole(&image) {
+            ingest_layers::check_right(candidate)?;
+        } else {
+            let _sharing = self.share();
+            let scratch = self.scratch().map_err(store_error)?;
             let chain = spec::chain_id(&candidate.document.diff_ids);
             let _claim = self.claim(&chain);
             let ingest = Ingest { store: self, reference, candidate, scratch: &scratch, chain, progress };
@@ -134,11 +183,34 @@ impl Store {
             let text = serde_json::to_vec(&record).unwrap_or_default();
             self.replace(&scratch, &self.record_path(&image), &text).map_err(store_error)?;
         }
+        let mut right = Right::Everybody;
+        if let Origin::Registry { top, shown, .. } = &candidate.origin {
+            right = self.grant(&image, shown);
+            if *top != candidate.manifest_digest {
+                self.remember(&reference.pinned(*top), image, true)?;
+            }
+        }
+        self.remember(reference, image, false)?;
+        Ok(Ingested { image, lasts: right.lasts() })
+    }
+
+    /// Writes down what a reference means now. Where nothing can be written, what is stored serves without.
+    fn remember(&self, reference: &Reference, image: ImageId, derived: bool) -> Result<(), IngestError> {
         let text = Self::ref_text(reference);
         let path = self.ref_path(&text);
-        let bytes = serde_json::to_vec(&RefRecord { reference: text, image }).unwrap_or_default();
-        self.replace(&scratch, &path, &bytes).map_err(store_error)?;
-        Ok(image)
+        let bytes = serde_json::to_vec(&RefRecord { reference: text, image, derived }).unwrap_or_default();
+        if std::fs::read(&path).is_ok_and(|there| there == bytes) {
+            return Ok(());
+        }
+        let written = self.scratch().and_then(|scratch| self.replace(&scratch, &path, &bytes));
+        match written {
+            Ok(()) => Ok(()),
+            Err(error @ ObjectError::ReadOnly { .. }) => {
+                tracing::debug!(%error, "reference not remembered");
+                Ok(())
+            }
+            Err(source) => Err(IngestError::Store { reference: reference.to_string(), source }),
+        }
     }
 
     /// Keeps collection away while held. Where locks don't work there is no collection either.
@@ -167,14 +239,50 @@ impl Store {
     }
 }
 
+impl IngestError {
+    /// Whether another try later may go better without anybody changing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Source(SourceError::Registry(error)) if error.is_transient())
+    }
+
+    /// Whether the store, not the image, is to blame.
+    #[must_use]
+    pub fn is_store_fault(&self) -> bool {
+        self.object_error().is_some() || matches!(self, Self::Damaged(_))
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self.object_error(), Some(ObjectError::Full { .. }))
+    }
+
+    fn object_error(&self) -> Option<&ObjectError> {
+        match self {
+            Self::Store { source, .. }
+            | Self::Layer(
+                LayerError::Store { source, .. }
+                | LayerError::Entry { source: EntryError::Store(source), .. },
+            ) => Some(source),
+            Self::Source(SourceError::Registry(error)) => error.store_fault(),
+            _ => None,
+        }
+    }
+}
+
+impl From<RegistryError> for IngestError {
+    fn from(error: RegistryError) -> Self {
+        Self::Source(error.into())
+    }
+}
+
 /// One ingest under way.
-struct Ingest<'a> {
-    store: &'a Store,
-    reference: &'a Reference,
-    candidate: &'a Candidate,
-    scratch: &'a Scratch,
+pub(crate) struct Ingest<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) reference: &'a Reference,
+    pub(crate) candidate: &'a Candidate,
+    pub(crate) scratch: &'a Scratch,
     chain: Digest,
-    progress: &'a (dyn Fn(Progress) + Sync),
+    pub(crate) progress: &'a (dyn Fn(Progress) + Sync),
 }
 
 impl Ingest<'_> {
@@ -185,12 +293,18 @@ impl Ingest<'_> {
         let stored = std::fs::read(&path).ok().and_then(|bytes| tree_format::decode(&bytes).ok());
         let fresh = stored.is_none();
         let mut record = self.empty_record();
+        let mut fresh_layers = Vec::new();
         let mut tree = match stored {
             Some(tree) => {
+                ingest_layers::check_right(self.candidate)?;
                 record.left_out = self.left_out_of_chain();
                 tree
             }
-            None => self.merge(&writer, &mut record)?,
+            None => {
+                let mut layers = Layers::of(self, &writer)?;
+                fresh_layers = std::mem::take(&mut layers.fresh);
+                layers.merge(self, &mut record)?
+            }
         };
         record.unpacked_bytes = tree.contents().map(|content| content.size).sum();
         record.entries = tree.names();
@@ -203,6 +317,10 @@ impl Ingest<'_> {
         self.store.put_blob(&writer, &self.candidate.config).map_err(store_error)?;
         self.store.put_blob(&writer, &self.candidate.manifest).map_err(store_error)?;
         self.sync().map_err(store_error)?;
+        for (diff_id, encoded) in fresh_layers {
+            let path = self.store.layer_path(&diff_id);
+            self.store.replace(self.scratch, &path, &encoded).map_err(store_error)?;
+        }
         if fresh {
             self.store.replace(self.scratch, &path, &encoded).map_err(store_error)?;
         }
@@ -232,90 +350,6 @@ impl Ingest<'_> {
             entries: 0,
             left_out: LeftOut::default(),
         }
-    }
-
-    /// Takes all layers apart and merges them.
-    fn merge(&self, writer: &ObjectWriter<'_>, record: &mut Record) -> Result<Tree, IngestError> {
-        let limits = &self.store.options.limits;
-        let mut parts = self.read_layers(writer)?;
-        let mut tree = Tree::new();
-        // A layer that stands twice in an image is read once.
-        let mut uses: HashMap<Digest, usize> = HashMap::new();
-        for layer in &self.candidate.layers {
-            *uses.entry(layer.diff_id).or_default() += 1;
-        }
-        for (number, layer) in (0..).zip(&self.candidate.layers) {
-            let left = uses.entry(layer.diff_id).or_default();
-            *left -= 1;
-            let parts =
-                if *left == 0 { parts.remove(&layer.diff_id) } else { parts.get(&layer.diff_id).cloned() };
-            let Some(LayerParts { entries, left_out, .. }) = parts else { continue };
-            record.left_out.add(left_out);
-            for entry in entries {
-                let path = entry.path.clone();
-                tree.apply(number, entry, limits).map_err(|source| IngestError::Place {
-                    layer: layer.digest.unwrap_or(layer.diff_id),
-                    entry: shown(&path),
-                    source,
-                })?;
-            }
-        }
-        Ok(tree)
-    }
-
-    fn read_layers(&self, writer: &ObjectWriter<'_>) -> Result<HashMap<Digest, LayerParts>, IngestError> {
-        let mut unique: Vec<&LayerSource> = Vec::new();
-        for layer in &self.candidate.layers {
-            if !unique.iter().any(|other| other.diff_id == layer.diff_id) {
-                unique.push(layer);
-            }
-        }
-        let reader = LayerReader {
-            objects: &self.store.files,
-            writer,
-            limits: &self.store.options.limits,
-            budget: &Budget::default(),
-        };
-        let bytes_total = unique.iter().map(|layer| layer.size).sum();
-        let done = AtomicU64::new(0);
-        let on_read = |bytes| {
-            let bytes_done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            (self.progress)(Progress { bytes_done, bytes_total });
-        };
-        let next = AtomicUsize::new(0);
-        let results: Mutex<Result<HashMap<Digest, LayerParts>, IngestError>> = Mutex::new(Ok(HashMap::new()));
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 0..threads.min(LAYERS_AT_ONCE).min(unique.len()) {
-                scope.spawn(|| {
-                    while let Some(layer) = unique.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let parts = self.read_layer(&reader, layer, &on_read);
-                        let Ok(mut results) = results.lock() else { return };
-                        match (&mut *results, parts) {
-                            (Ok(all), Ok(parts)) => {
-                                all.insert(layer.diff_id, parts);
-                            }
-                            (results @ Ok(_), Err(error)) => *results = Err(error),
-                            (Err(_), _) => {}
-                        }
-                        if results.is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn read_layer(
-        &self,
-        reader: &LayerReader<'_>,
-        layer: &LayerSource,
-        on_read: &(dyn Fn(u64) + Sync),
-    ) -> Result<LayerParts, IngestError> {
-        let (blob, _) = self.candidate.source.require(&layer.name)?;
-        Ok(reader.read(blob, layer.size, layer.digest, layer.diff_id, on_read)?)
     }
 
     /// Objects must be on the disk before the record that promises them. One call for all of them: an fsync

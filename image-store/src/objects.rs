@@ -11,12 +11,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
-use rustix::io::Errno;
-use sha2::{Digest as _, Sha256};
-
 use crate::digest::Digest;
 use crate::scratch::Scratch;
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 /// What can go wrong with an object.
 #[derive(Debug, thiserror::Error)]
@@ -137,18 +135,8 @@ impl Objects {
     /// Re-hashes an object.
     pub(crate) fn check(&self, digest: &Digest) -> Result<(), ObjectError> {
         let mut file = self.open_object(digest, None)?;
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            let read = file
-                .read(&mut buffer)
-                .map_err(|e| ObjectError::of(&self.path.join(Self::name(digest)), e))?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-        }
-        let found = Digest::from_bytes(hasher.finalize().into());
+        let found = Digest::of_reader(&mut file)
+            .map_err(|e| ObjectError::of(&self.path.join(Self::name(digest)), e))?;
         if found == *digest { Ok(()) } else { Err(ObjectError::Corrupt(*digest)) }
     }
 
@@ -192,6 +180,21 @@ impl Objects {
             Err(Errno::EXIST) => rustix::fs::renameat(scratch, &file.name, &self.dir, &name).map_err(io),
             Err(error) => Err(io(error)),
         }
+    }
+
+    /// Every object: its digest and length.
+    pub(crate) fn all(&self) -> Result<Vec<(Digest, u64)>, ObjectError> {
+        let mut objects = Vec::new();
+        for fan in fs::read_dir(&self.path).map_err(|e| ObjectError::of(&self.path, e))? {
+            let fan = fan.map_err(|e| ObjectError::of(&self.path, e))?.path();
+            for object in fs::read_dir(&fan).map_err(|e| ObjectError::of(&fan, e))? {
+                let object = object.map_err(|e| ObjectError::of(&fan, e))?;
+                let digest = object.file_name().to_str().and_then(|name| Digest::from_hex(name).ok());
+                let bytes = object.metadata().map(|meta| meta.len());
+                objects.extend(digest.zip(bytes.ok()));
+            }
+        }
+        Ok(objects)
     }
 
     /// Makes a sub-folder. Mode bits are set apart, because the umask may take some.

@@ -77,4 +77,7 @@ pub(crate) struct Record {
 pub(crate) struct RefRecord {
     pub(crate) reference: String,
     pub(crate) image: ImageId,
+    /// Nobody wrote this reference: it says which image an index leads to.
+    #[serde(default)]
+    pub(crate) derived: bool,
 }

@@ -1,18 +1,22 @@
-//! Image references as users write them: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
-//! `docker-archive:FILE[:NAME:TAG]`, or a bare path that starts with `/`, `./` or `../`. Each may end in
-//! `@sha256:<hex>`: then the image found must have that manifest digest. Parsing is pure: no path is touched.
+//! Image references as users write them: `docker://[HOST[:PORT]/]NAME[:TAG]`, `oci:DIR[:TAG]`,
+//! `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`, or a bare path that starts with `/`, `./` or
+//! `../`. Each may end in `@sha256:<hex>`: then the manifest found (or, in a registry, the index that leads to
+//! it) must have that digest. Parsing is pure: no path is touched and no host is asked.
 //!
-//! The first `:` after the path starts the tag, as with skopeo; a path can't hold a `:`.
+//! The first `:` after a path starts the tag, as with skopeo; a path can't hold a `:`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::digest::{Digest, DigestError};
+use crate::repository::{self, Repository, Wanted};
 
 /// Where an image lies and in which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
+    /// A registry.
+    Docker,
     /// A folder in OCI image layout.
     Oci,
     /// A tar of an OCI image layout.
@@ -28,6 +32,7 @@ pub enum Transport {
 pub struct Reference {
     transport: Transport,
     path: PathBuf,
+    repository: Option<Repository>,
     tag: Option<String>,
     digest: Option<Digest>,
 }
@@ -37,22 +42,29 @@ pub struct Reference {
 #[non_exhaustive]
 pub enum ReferenceError {
     /// Nothing there.
-    #[error("read an empty image reference: write oci:DIR:TAG, oci-archive:FILE or docker-archive:FILE")]
-    Empty,
-    /// A registry reference, with or without `docker://`.
     #[error(
-        "use image \"{reference}\": registries are not in this version; copy it first with \
-         `skopeo copy docker://{name} oci:DIR:TAG` and write oci:DIR:TAG"
+        "read an empty image reference: write docker://NAME:TAG, oci:DIR:TAG, oci-archive:FILE or docker-archive:FILE"
     )]
-    Registry {
+    Empty,
+    /// A name without a transport. A path may be meant as well as a registry.
+    #[error(
+        "use image \"{reference}\": write docker://{reference} if it is in a registry, oci:DIR:TAG if it is a folder"
+    )]
+    NoTransport {
         /// As written.
         reference: String,
-        /// Without `docker://`.
-        name: String,
+    },
+    /// `docker://` with something else than a name after it.
+    #[error("use image \"{reference}\": {reason}")]
+    Name {
+        /// As written.
+        reference: String,
+        /// Which part is wrong, and how it is written.
+        reason: &'static str,
     },
     /// A transport that other tools know.
     #[error(
-        "use image \"{reference}\": \"{transport}:\" is not supported; use oci:, oci-archive: or docker-archive:"
+        "use image \"{reference}\": \"{transport}:\" is not supported; use docker://, oci:, oci-archive: or docker-archive:"
     )]
     Transport {
         /// As written.
@@ -98,10 +110,30 @@ impl Reference {
         self.transport
     }
 
-    /// The folder or file.
+    /// The folder or file; empty for an image in a registry.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The repository of an image in a registry.
+    #[must_use]
+    pub const fn repository(&self) -> Option<&Repository> {
+        self.repository.as_ref()
+    }
+
+    /// By what a registry is asked for the image: the digest decides if there is one.
+    pub(crate) fn wanted(&self) -> Wanted {
+        match (self.digest, &self.tag) {
+            (Some(digest), _) => Wanted::Digest(digest),
+            (None, Some(tag)) => Wanted::Tag(tag.clone()),
+            (None, None) => Wanted::Tag(repository::DEFAULT_TAG.to_owned()),
+        }
+    }
+
+    /// The same image of a registry, by digest.
+    pub(crate) fn pinned(&self, digest: Digest) -> Self {
+        Self { tag: None, digest: Some(digest), ..self.clone() }
     }
 
     /// The tag (docker archives: `name:tag`), if one was given.
@@ -119,7 +151,7 @@ impl Reference {
     /// The same reference with a relative path taken to start at `base`.
     #[must_use]
     pub fn relative_to(&self, base: &Path) -> Self {
-        self.with_path(base.join(&self.path))
+        if self.repository.is_some() { self.clone() } else { self.with_path(base.join(&self.path)) }
     }
 
     pub(crate) fn with_path(&self, path: PathBuf) -> Self {
@@ -130,12 +162,16 @@ impl Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.transport {
+            Transport::Docker => f.write_str("docker://")?,
             Transport::Oci => f.write_str("oci:")?,
             Transport::OciArchive => f.write_str("oci-archive:")?,
             Transport::DockerArchive => f.write_str("docker-archive:")?,
             Transport::Path => {}
         }
-        write!(f, "{}", self.path.display())?;
+        match &self.repository {
+            Some(repository) => write!(f, "{repository}")?,
+            None => write!(f, "{}", self.path.display())?,
+        }
         if let Some(tag) = &self.tag {
             write!(f, ":{tag}")?;
         }
@@ -156,6 +192,9 @@ impl FromStr for Reference {
         if text.starts_with('/') || text.starts_with("./") || text.starts_with("../") {
             return split_path(text, Transport::Path, text);
         }
+        if let Some(name) = text.strip_prefix("docker://") {
+            return in_registry(text, name);
+        }
         let named = [
             ("oci", Transport::Oci),
             ("oci-archive", Transport::OciArchive),
@@ -171,6 +210,23 @@ impl FromStr for Reference {
         }
         Err(not_supported(text))
     }
+}
+
+fn in_registry(reference: &str, name: &str) -> Result<Reference, ReferenceError> {
+    let wrong = |reason| ReferenceError::Name { reference: reference.to_owned(), reason };
+    let name = repository::parse(name).map_err(wrong)?;
+    let digest = name.digest.map(|digest| digest.parse()).transpose();
+    let digest =
+        digest.map_err(|source| ReferenceError::Digest { reference: reference.to_owned(), source })?;
+    // What was left out is written down, so that two spellings of one image are one.
+    let default = || digest.is_none().then(|| repository::DEFAULT_TAG.to_owned());
+    Ok(Reference {
+        transport: Transport::Docker,
+        path: PathBuf::new(),
+        repository: Some(name.repository),
+        tag: name.tag.or_else(default),
+        digest,
+    })
 }
 
 /// `PATH[:TAG][@DIGEST]`.
@@ -192,14 +248,12 @@ fn split_path(reference: &str, transport: Transport, rest: &str) -> Result<Refer
     if tag.is_some_and(|tag| !printable(tag)) {
         return Err(ReferenceError::Tag { reference: reference.to_owned() });
     }
-    Ok(Reference { transport, path: PathBuf::from(path), tag: tag.map(str::to_owned), digest })
+    let path = PathBuf::from(path);
+    Ok(Reference { transport, path, repository: None, tag: tag.map(str::to_owned), digest })
 }
 
 fn not_supported(text: &str) -> ReferenceError {
     let reference = text.to_owned();
-    if let Some(name) = text.strip_prefix("docker://") {
-        return ReferenceError::Registry { reference, name: name.to_owned() };
-    }
     const OTHERS: [&str; 10] = [
         "dir",
         "containers-storage",
@@ -216,7 +270,7 @@ fn not_supported(text: &str) -> ReferenceError {
         Some((transport, rest)) if OTHERS.contains(&transport) || rest.starts_with("//") => {
             ReferenceError::Transport { reference, transport: transport.to_owned() }
         }
-        _ => ReferenceError::Registry { name: text.to_owned(), reference },
+        _ => ReferenceError::NoTransport { reference },
     }
 }
 
@@ -252,10 +306,14 @@ mod tests {
     fn what_is_not_supported_names_the_way_out() {
         for (text, says) in [
             ("", "oci:DIR:TAG"),
-            ("docker://debian:12", "registries are not in this version"),
-            ("debian:12", "skopeo copy docker://debian:12"),
-            ("ghcr.io/a/b", "skopeo copy docker://ghcr.io/a/b"),
-            ("dir:/x", "use oci:"),
+            ("debian:12", "write docker://debian:12 if"),
+            ("ghcr.io/a/b", "write docker://ghcr.io/a/b if"),
+            ("docker://Debian", "lower-case"),
+            ("docker://", "lower-case"),
+            ("docker://a:b c", "a tag is"),
+            ("docker://h.x:0/a", "host:port"),
+            ("docker://a@sha256:12", "@sha256:<64 hex digits>"),
+            ("dir:/x", "use docker://, oci:"),
             ("oras://x", "\"oras:\" is not supported"),
             ("oci:", "a path is missing"),
             ("oci::tag", "a path is missing"),
@@ -267,6 +325,21 @@ mod tests {
             let error = text.parse::<Reference>().unwrap_err().to_string();
             assert!(error.contains(says), "{text:?}: {error}");
             assert!(!error.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn an_image_in_a_registry_is_written_out_in_full() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (text, whole) in [
+            ("docker://debian", "docker://docker.io/library/debian:latest".to_owned()),
+            ("docker://localhost:5000/a:1", "docker://localhost:5000/a:1".to_owned()),
+            (&format!("docker://h.x/a@{digest}"), format!("docker://h.x/a@{digest}")),
+            (&format!("docker://h.x/a:1@{digest}"), format!("docker://h.x/a:1@{digest}")),
+        ] {
+            let read: Reference = text.parse().unwrap();
+            assert_eq!((read.transport(), read.to_string()), (Transport::Docker, whole.clone()));
+            assert_eq!(whole.parse(), Ok(read.relative_to(Path::new("/base"))));
         }
     }
 

@@ -14,12 +14,16 @@ use crate::digest::Digest;
 use crate::entry::EntryError;
 use crate::limits::Limits;
 use crate::reference::{Reference, Transport};
+use crate::registry::RegistryError;
 use crate::spec::Platform;
 
 /// Why an image can't be found or used. Each message names the image or the document.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
+    /// The registry can't give it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The folder or file isn't there.
     #[error("find \"{}\": no such file or folder", .0.display())]
     NoSource(PathBuf),
@@ -179,10 +183,13 @@ impl Source {
     /// Opens what a reference points to and finds out its form.
     pub(crate) fn open(reference: &Reference, limits: &Limits) -> Result<Self, SourceError> {
         let path = reference.path().to_path_buf();
+        if reference.transport() == Transport::Docker {
+            return Err(SourceError::NotThat { path, expected: "a folder or file: it is in a registry" });
+        }
         let not = |expected| SourceError::NotThat { path: path.clone(), expected };
         let meta = std::fs::metadata(&path).map_err(|source| io_error(&path, source))?;
         let place = match (reference.transport(), meta.is_dir()) {
-            (Transport::Oci | Transport::Path, true) => Place::Folder,
+            (Transport::Oci | Transport::Path | Transport::Docker, true) => Place::Folder,
             (Transport::Oci, false) => return Err(not("an OCI image layout: it is not a folder")),
             (Transport::OciArchive | Transport::DockerArchive, true) => {
                 return Err(not("an archive: it is a folder (write oci: before a layout folder)"));
@@ -198,7 +205,9 @@ impl Source {
         let oci = source.find("index.json")?.is_some();
         let saved = source.find("manifest.json")?.is_some();
         source.form = match (reference.transport(), oci, saved) {
-            (Transport::Oci | Transport::OciArchive | Transport::Path, true, _) => Form::Oci,
+            (Transport::Oci | Transport::OciArchive | Transport::Path | Transport::Docker, true, _) => {
+                Form::Oci
+            }
             (Transport::DockerArchive, _, true) | (Transport::Path, false, true) => Form::DockerSave,
             (Transport::Oci, ..) => return Err(not("an OCI image layout: it has no index.json")),
             (Transport::OciArchive, _, true) => {
@@ -209,7 +218,7 @@ impl Source {
                 return Err(not("a docker archive: it has no manifest.json (write oci-archive: before it)"));
             }
             (Transport::DockerArchive, ..) => return Err(not("a docker archive: it has no manifest.json")),
-            (Transport::Path, ..) => {
+            (Transport::Path | Transport::Docker, ..) => {
                 return Err(not("an image: it has neither index.json nor manifest.json"));
             }
         };

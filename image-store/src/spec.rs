@@ -82,6 +82,24 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    /// The descriptor of a document that was fetched: its type as it says itself, else as the server says.
+    pub(crate) fn of(bytes: &[u8], served_as: String) -> Self {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Typed {
+            media_type: String,
+        }
+        let own = serde_json::from_slice(bytes).map(|Typed { media_type }| media_type);
+        Self {
+            media_type: own.unwrap_or(served_as),
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+            platform: None,
+            annotations: None,
+            urls: None,
+        }
+    }
+
     pub(crate) fn tag(&self) -> Option<&str> {
         self.annotations.as_ref()?.get("org.opencontainers.image.ref.name").map(String::as_str)
     }

@@ -4,8 +4,11 @@
 //! files/ab/<hex>           contents of regular files, 0444
 //! blobs/sha256/ab/<hex>    manifests and configurations
 //! trees/<chain-id>.tree    merged trees, self-checking
+//! layers/<diff-id>.layer   entries of single layers, self-checking: for images that share them
 //! images/<manifest>.json   records: an image is stored exactly if its record is
 //! refs/<hash>.json         reference -> image, the last ingest of that reference
+//! grants/                  who may use images of registries
+//! parts/<digest>           blobs of registries, as far as they have come
 //! ingest/                  work in progress, swept when its process is dead
 //! claims/, lock            advisory locks: they spare double work and keep collection away
 //! ```
@@ -141,15 +144,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::Access`].
     pub fn refs(&self) -> Result<Vec<(String, ImageId)>, StoreError> {
-        let mut refs = Vec::new();
-        for path in self.json_files("refs")? {
-            let parsed = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            if let Some(RefRecord { reference, image }) = parsed {
-                refs.push((reference, image));
-            }
-        }
+        let written = self.all_refs()?.into_iter().filter(|record| !record.derived);
+        let mut refs: Vec<_> = written.map(|record| (record.reference, record.image)).collect();
         refs.sort();
         Ok(refs)
+    }
+
+    /// What [`Store::refs`] gives, and those that nobody wrote.
+    pub(crate) fn all_refs(&self) -> Result<Vec<RefRecord>, StoreError> {
+        let files = self.json_files("refs")?.into_iter();
+        let read = |path: PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        Ok(files.filter_map(read).collect())
     }
 
     /// One stored image.
@@ -201,6 +206,18 @@ impl Store {
         self.root.join("trees").join(format!("{}.tree", chain.hex()))
     }
 
+    pub(crate) fn layer_path(&self, diff_id: &Digest) -> PathBuf {
+        self.root.join("layers").join(format!("{}.layer", diff_id.hex()))
+    }
+
+    /// Makes a folder that stores of earlier versions lack.
+    pub(crate) fn folder(&self, name: &str) -> Result<(), ObjectError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = self.root.join(name);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| ObjectError::of(&path, error))
+    }
+
     pub(crate) fn ref_path(&self, reference: &str) -> PathBuf {
         self.root.join("refs").join(format!("{}.json", Digest::of(reference.as_bytes()).hex()))
     }
@@ -208,8 +225,8 @@ impl Store {
     /// The text under which a reference is remembered.
     pub(crate) fn ref_text(reference: &Reference) -> String {
         match std::path::absolute(reference.path()) {
-            Ok(absolute) => reference.with_path(absolute).to_string(),
-            Err(_) => reference.to_string(),
+            Ok(absolute) if reference.repository().is_none() => reference.with_path(absolute).to_string(),
+            _ => reference.to_string(),
         }
     }
 
@@ -270,7 +287,7 @@ impl Store {
         Ok(ids)
     }
 
-    fn json_files(&self, folder: &str) -> Result<Vec<PathBuf>, StoreError> {
+    pub(crate) fn json_files(&self, folder: &str) -> Result<Vec<PathBuf>, StoreError> {
         let folder = self.root.join(folder);
         let entries = fs::read_dir(&folder).map_err(|error| self.access(&folder, error))?;
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
@@ -286,7 +303,16 @@ impl Store {
             if self.options.lazy_sync { Ok(()) } else { file.sync_all() }
         };
         write().map_err(|error| ObjectError::of(&self.root, error))?;
-        fs::rename(&temporary, path).map_err(|error| ObjectError::of(path, error))
+        let renamed = match fs::rename(&temporary, path) {
+            // A folder that stores of earlier versions lack.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+                self.folder(folder.unwrap_or_default())?;
+                fs::rename(&temporary, path)
+            }
+            other => other,
+        };
+        renamed.map_err(|error| ObjectError::of(path, error))
     }
 
     pub(crate) fn scratch(&self) -> Result<Scratch, ObjectError> {

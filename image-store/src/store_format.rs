@@ -69,7 +69,8 @@ pub enum StoreError {
 /// Makes the folders of a new store, or checks the version of an old one. FORMAT is written last, so a
 /// half-made store has none; it holds nothing but our folders and is made anew.
 pub(crate) fn prepare(root: &Path) -> Result<(), StoreError> {
-    const FOLDERS: [&str; 6] = ["trees", "images", "refs", "ingest", "claims", "blobs"];
+    const FOLDERS: [&str; 9] =
+        ["trees", "images", "refs", "ingest", "claims", "blobs", "layers", "parts", "grants"];
     let access = |source| StoreError::Access { path: root.to_path_buf(), source };
     let io = |error| access(ObjectError::of(root, error));
     match fs::read_to_string(root.join("FORMAT")) {

@@ -17,6 +17,7 @@ use std::io::Read;
 
 use crate::digest::Digest;
 use crate::entry::{Content, Mtime, Xattr};
+use crate::leb::{Cursor, put, put_bytes};
 use crate::tree::{Child, Node, NodeId, NodeKind, ROOT, Tree};
 
 const MAGIC: &[u8; 7] = b"LBTREE\x01";
@@ -76,9 +77,9 @@ pub(crate) fn decode_nodes(bytes: &[u8]) -> Result<Tree, TreeFormatError> {
     if magic != MAGIC {
         return Err(TreeFormatError::Version);
     }
-    let mut reader = Reader { rest, tree: Tree::new(), named: Vec::new() };
+    let mut reader = Reader { cursor: Cursor { rest }, tree: Tree::new(), named: Vec::new() };
     let root = reader.node(0)?.ok_or(TreeFormatError::Malformed)?;
-    if !matches!(root.kind, NodeKind::Directory(_)) || !reader.rest.is_empty() {
+    if !matches!(root.kind, NodeKind::Directory(_)) || !reader.cursor.rest.is_empty() {
         return Err(TreeFormatError::Malformed);
     }
     *reader.tree.node_mut(ROOT) = root;
@@ -122,52 +123,43 @@ fn encode_node(tree: &Tree, id: NodeId, ordinals: &mut HashMap<NodeId, u64>, out
 }
 
 fn put_attributes(out: &mut Vec<u8>, node: &Node) {
-    put(out, u64::from(node.mode));
-    let seconds = node.mtime.seconds;
+    put_metadata(out, node.mode, node.mtime, &node.xattrs);
+}
+
+pub(crate) fn put_metadata(out: &mut Vec<u8>, mode: u32, mtime: Mtime, xattrs: &[Xattr]) {
+    put(out, u64::from(mode));
+    let seconds = mtime.seconds;
     put(out, ((seconds << 1) ^ (seconds >> 63)).cast_unsigned());
-    put(out, u64::from(node.mtime.nanoseconds));
-    put(out, node.xattrs.len() as u64);
-    for xattr in &node.xattrs {
+    put(out, u64::from(mtime.nanoseconds));
+    put(out, xattrs.len() as u64);
+    for xattr in xattrs {
         put_bytes(out, &xattr.name);
         put_bytes(out, &xattr.value);
     }
 }
 
-fn put(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(0x80 | (number & 0x7f) as u8);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
 struct Reader<'a> {
-    rest: &'a [u8],
+    cursor: Cursor<'a>,
     tree: Tree,
     /// Nodes of kinds 1 and 2 by ordinal.
     named: Vec<NodeId>,
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     /// A node that is to be added, or `None` for kind 3, whose ordinal follows.
     fn node(&mut self, depth: usize) -> Result<Option<Node>, TreeFormatError> {
-        let kind = self.byte()?;
+        let kind = self.cursor.byte()?;
         if kind > 2 || depth > DEPTH_MAX {
             return if kind == 3 { Ok(None) } else { Err(TreeFormatError::Malformed) };
         }
         let mut node = self.attributes()?;
         node.kind = match kind {
             0 => {
-                let count = self.count()?;
+                let count = self.cursor.count()?;
                 let mut children = BTreeMap::new();
                 let mut before: &[u8] = b"";
                 for _ in 0..count {
-                    let name = self.bytes()?;
+                    let name = self.cursor.bytes()?;
                     if name <= before
                         || name == b"."
                         || name == b".."
@@ -182,12 +174,12 @@ impl<'a> Reader<'a> {
                 NodeKind::Directory(children)
             }
             1 => {
-                let size = self.number()?;
-                let digest = if size > 0 { self.digest()? } else { Digest::of(b"") };
+                let size = self.cursor.number()?;
+                let digest = if size > 0 { self.cursor.digest()? } else { Digest::of(b"") };
                 NodeKind::File(Content { size, digest })
             }
             _ => {
-                let target = self.bytes()?;
+                let target = self.cursor.bytes()?;
                 if target.is_empty() || target.contains(&0) {
                     return Err(TreeFormatError::Malformed);
                 }
@@ -206,65 +198,30 @@ impl<'a> Reader<'a> {
             }
             return Ok(id);
         }
-        let ordinal = usize::try_from(self.number()?).map_err(|_| TreeFormatError::Malformed)?;
+        let ordinal = usize::try_from(self.cursor.number()?).map_err(|_| TreeFormatError::Malformed)?;
         self.named.get(ordinal).copied().ok_or(TreeFormatError::Malformed)
     }
 
     fn attributes(&mut self) -> Result<Node, TreeFormatError> {
-        let mode = u32::try_from(self.number()?).map_err(|_| TreeFormatError::Malformed)?;
-        let zigzag = self.number()?;
-        let seconds = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
-        let nanoseconds = u32::try_from(self.number()?).map_err(|_| TreeFormatError::Malformed)?;
-        if mode & !0o7777 != 0 || nanoseconds >= 1_000_000_000 {
-            return Err(TreeFormatError::Malformed);
-        }
-        let mut xattrs = Vec::new();
-        for _ in 0..self.count()? {
-            let (name, value) = (self.bytes()?, self.bytes()?);
-            xattrs.push(Xattr { name: name.into(), value: value.into() });
-        }
-        let mtime = Mtime { seconds, nanoseconds };
+        let (mode, mtime, xattrs) = metadata(&mut self.cursor)?;
         Ok(Node { mode, mtime, xattrs, ..Node::directory(0) })
     }
+}
 
-    fn byte(&mut self) -> Result<u8, TreeFormatError> {
-        let (byte, rest) = self.rest.split_first().ok_or(TreeFormatError::Malformed)?;
-        self.rest = rest;
-        Ok(*byte)
+/// What [`put_metadata`] wrote.
+pub(crate) fn metadata(cursor: &mut Cursor<'_>) -> Result<(u32, Mtime, Vec<Xattr>), TreeFormatError> {
+    let mode = u32::try_from(cursor.number()?).map_err(|_| TreeFormatError::Malformed)?;
+    let zigzag = cursor.number()?;
+    let seconds = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
+    let nanoseconds = u32::try_from(cursor.number()?).map_err(|_| TreeFormatError::Malformed)?;
+    if mode & !0o7777 != 0 || nanoseconds >= 1_000_000_000 {
+        return Err(TreeFormatError::Malformed);
     }
-
-    fn number(&mut self) -> Result<u64, TreeFormatError> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return Err(TreeFormatError::Malformed);
-            }
-            number |= bits << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(TreeFormatError::Malformed)
+    let mut xattrs = Vec::new();
+    for _ in 0..cursor.count()? {
+        let (name, value) = (cursor.bytes()?, cursor.bytes()?);
+        xattrs.push(Xattr { name: name.into(), value: value.into() });
     }
-
-    /// A number of things that each take at least a byte.
-    fn count(&mut self) -> Result<usize, TreeFormatError> {
-        let count = usize::try_from(self.number()?).map_err(|_| TreeFormatError::Malformed)?;
-        if count > self.rest.len() { Err(TreeFormatError::Malformed) } else { Ok(count) }
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], TreeFormatError> {
-        let length = self.count()?;
-        let (bytes, rest) = self.rest.split_at(length);
-        self.rest = rest;
-        Ok(bytes)
-    }
-
-    fn digest(&mut self) -> Result<Digest, TreeFormatError> {
-        let (bytes, rest) = self.rest.split_first_chunk::<32>().ok_or(TreeFormatError::Malformed)?;
-        self.rest = rest;
-        Ok(Digest::from_bytes(*bytes))
-    }
+    let mtime = Mtime { seconds, nanoseconds };
+    Ok((mode, mtime, xattrs))
 }

@@ -3,7 +3,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use image_store::layout::{ImageSpec, LayerBlob, LayoutWriter, WrittenImage};
-use image_store::{ImageId, IngestError, Limits, Options, Reference, Store};
+use image_store::{ImageId, IngestError, Limits, Options, Reference, RegistryAccess, Store};
 
 /// What a test works in.
 pub(crate) struct Place {
@@ -45,7 +45,7 @@ impl Place {
     pub(crate) fn ingest(&mut self, layers: Vec<LayerBlob>) -> Result<(Store, ImageId), IngestError> {
         self.add("t", layers);
         let store = self.store();
-        let image = store.ingest(&self.reference("t"), &|_| {})?;
+        let image = store.ingest(&self.reference("t"), &RegistryAccess::anonymous(), &|_| {})?;
         Ok((store, image))
     }
 }

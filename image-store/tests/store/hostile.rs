@@ -6,14 +6,14 @@ use std::path::Path;
 
 use crate::common::{Place, chain, count_files, skipped};
 use image_store::layout::{Compression, EntryAttributes, EntryType, Header, LayerBlob, LayerBuilder, header};
-use image_store::{Attach, Digest, Limits, Root};
+use image_store::{Attach, Digest, Limits, RegistryAccess, Root};
 
 #[track_caller]
 fn refused_with(limits: Limits, layers: Vec<LayerBlob>, says: &str) {
     let mut place = Place::new();
     place.add("t", layers);
     let store = place.store_with(limits);
-    let error = store.ingest(&place.reference("t"), &|_| {}).expect_err(says);
+    let error = store.ingest(&place.reference("t"), &RegistryAccess::anonymous(), &|_| {}).expect_err(says);
     let text = chain(&error);
     assert!(text.contains(says), "{text:?} should say {says:?}");
     assert!(!text.contains('\n'), "{text:?} is more than a line");
@@ -131,7 +131,9 @@ fn blobs_that_are_not_what_they_should_be_are_named() {
     let blob = place.layout.blob_path(&good.digest());
     let try_with = |bytes: &[u8], says: &str| {
         std::fs::write(&blob, bytes).unwrap();
-        let error = chain(&store.ingest(&place.reference("t"), &|_| {}).expect_err(says));
+        let error = chain(
+            &store.ingest(&place.reference("t"), &RegistryAccess::anonymous(), &|_| {}).expect_err(says),
+        );
         assert!(error.contains(says) && error.contains(&good.digest().hex()), "{error:?}: {says:?}");
     };
     let mut flipped = good.bytes.clone();
@@ -140,10 +142,10 @@ fn blobs_that_are_not_what_they_should_be_are_named() {
     try_with(&flipped, "its bytes have the digest");
     try_with(&good.bytes[..good.bytes.len() - 1], "bytes are stated");
     std::fs::remove_file(&blob).unwrap();
-    let error = chain(&store.preflight(&place.reference("t")).unwrap_err());
+    let error = chain(&store.preflight(&place.reference("t"), &RegistryAccess::anonymous()).unwrap_err());
     assert!(error.contains("the image is incomplete"), "{error}");
     std::fs::write(&blob, &good.bytes).unwrap();
-    let image = store.ingest(&place.reference("t"), &|_| {}).unwrap();
+    let image = store.ingest(&place.reference("t"), &RegistryAccess::anonymous(), &|_| {}).unwrap();
     assert_eq!(image.digest(), written.manifest);
 }
 

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use image_store::Store;
 use image_store::layout::{Compression, LayerBlob, LayerBuilder};
+use image_store::{RegistryAccess, Store};
 
 use crate::common::{Place, chain, count_files, skipped};
 
@@ -56,8 +56,8 @@ fn images_share_contents_and_a_collection_takes_only_what_no_one_needs() {
     place.add("1", layer(one));
     place.add("2", layer(two));
     let store = Store::open(&place.path("store")).unwrap();
-    let first = store.ingest(&place.reference("1"), &|_| {}).unwrap();
-    let second = store.ingest(&place.reference("2"), &|_| {}).unwrap();
+    let first = store.ingest(&place.reference("1"), &RegistryAccess::anonymous(), &|_| {}).unwrap();
+    let second = store.ingest(&place.reference("2"), &RegistryAccess::anonymous(), &|_| {}).unwrap();
     assert_eq!(count_files(&place.path("store/files")), 3);
     let listed = store.list().unwrap();
     assert_eq!(listed.len(), 2);
@@ -100,7 +100,7 @@ fn damage_is_found_and_repaired_by_a_new_ingest() {
     let error = chain(&store.verify(&image).unwrap_err());
     assert!(error.contains("ingest it again"), "{error}");
     fs::write(&object, "torn").unwrap();
-    store.ingest(&place.reference("t"), &|_| {}).unwrap();
+    store.ingest(&place.reference("t"), &RegistryAccess::anonymous(), &|_| {}).unwrap();
     assert!(place.store().verify(&image).unwrap().damaged.is_empty());
 }
 
@@ -182,7 +182,8 @@ fn a_store_that_can_not_be_written_says_so() {
     let store = place.store();
     let ingest = place.path("store/ingest");
     fs::set_permissions(&ingest, fs::Permissions::from_mode(0o500)).unwrap();
-    let error = chain(&store.ingest(&place.reference("t"), &|_| {}).unwrap_err());
+    let error =
+        chain(&store.ingest(&place.reference("t"), &RegistryAccess::anonymous(), &|_| {}).unwrap_err());
     fs::set_permissions(&ingest, fs::Permissions::from_mode(0o700)).unwrap();
     assert!(error.contains("read-only for this user"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use image_store::layout::{Compression, EntryAttributes, EntryType, ImageSpec, LayerBlob, LayerBuilder};
-use image_store::{Attach, ImageId, MOUNT_FILES, MOUNT_POINTS, Root, Store};
+use image_store::{Attach, ImageId, MOUNT_FILES, MOUNT_POINTS, RegistryAccess, Root, Store};
 
 use crate::common::{Place, chain, count_files, skipped};
 
@@ -75,12 +75,12 @@ fn an_image_asks_for_its_workdir_and_gets_it() {
     let store = place.store();
     let local = place.path("local");
     let attach = |tag: &str| {
-        let image = store.ingest(&place.reference(tag), &|_| {}).unwrap();
+        let image = store.ingest(&place.reference(tag), &RegistryAccess::anonymous(), &|_| {}).unwrap();
         tree(&store.materialise(&image, Attach::Copy, &local, false).unwrap())
     };
     let (with, without) = (attach("with"), attach("without"));
     assert!(with.join("srv/app").is_dir() && !without.join("srv").exists());
-    let image = store.ingest(&place.reference("with"), &|_| {}).unwrap();
+    let image = store.ingest(&place.reference("with"), &RegistryAccess::anonymous(), &|_| {}).unwrap();
     let points = store.image(&image).unwrap().mount_points;
     assert!(points.iter().any(|point| point.path == "/srv/app" && point.made && !point.file));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use image_store::layout::{Compression, LayerBlob, LayerBuilder};
-use image_store::{Attach, ImageId, Options, Progress, Reference, Store};
+use image_store::{Attach, ImageId, Options, Progress, Reference, RegistryAccess, Store};
 
 use crate::common::{Place, chain, count_files, skipped};
 
@@ -52,7 +52,7 @@ fn the_child_that_is_started_by_the_others() {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     };
-    let image = store.ingest(&orders[0].parse().unwrap(), &progress).unwrap();
+    let image = store.ingest(&orders[0].parse().unwrap(), &RegistryAccess::anonymous(), &progress).unwrap();
     store.materialise(&image, Attach::Copy, Path::new(orders[2]), false).unwrap();
 }
 
@@ -71,7 +71,7 @@ fn a_process_killed_at_any_moment_loses_nothing_and_leaves_nothing() {
     let stored = ImageId::new(place.add("stored", layers(1)).manifest);
     let killed = place.add("killed", layers(2));
     let (path, local) = (place.path("store"), place.path("local"));
-    place.store().ingest(&place.reference("stored"), &|_| {}).unwrap();
+    place.store().ingest(&place.reference("stored"), &RegistryAccess::anonymous(), &|_| {}).unwrap();
     for die_at in [1, 200, 400, 600, 800, 999] {
         let mut child = child(&place.reference("killed"), &path, &local, Some(die_at));
         assert!(!child.wait().unwrap().success(), "killed at {die_at}");
@@ -100,7 +100,7 @@ fn a_process_killed_at_any_moment_loses_nothing_and_leaves_nothing() {
         assert!(store.verify(&stored).unwrap().damaged.is_empty());
     }
     let store = place.store();
-    let image = store.ingest(&place.reference("killed"), &|_| {}).unwrap();
+    let image = store.ingest(&place.reference("killed"), &RegistryAccess::anonymous(), &|_| {}).unwrap();
     check_whole(&store, &image, &local);
     assert_eq!(fs::read_dir(local.join("trees")).unwrap().count(), 1, "no rubbish beside the tree");
 }
@@ -121,7 +121,9 @@ fn processes_and_threads_that_ingest_at_once_agree() {
     std::thread::scope(|scope| {
         for tag in tags {
             let (store, place) = (&store, &place);
-            scope.spawn(move || store.ingest(&place.reference(tag), &|_| {}).unwrap());
+            scope.spawn(move || {
+                store.ingest(&place.reference(tag), &RegistryAccess::anonymous(), &|_| {}).unwrap()
+            });
         }
     });
     for child in &mut children {
@@ -144,7 +146,7 @@ fn a_collection_waits_for_nobody_and_takes_nothing_from_an_ingest() {
     let store = place.store();
     let other = place.store();
     let image = store
-        .ingest(&place.reference("1"), &|progress| {
+        .ingest(&place.reference("1"), &RegistryAccess::anonymous(), &|progress| {
             assert!(progress.bytes_done <= progress.bytes_total);
             assert!(matches!(other.collect(), Err(image_store::StoreError::Busy)));
         })
@@ -159,7 +161,7 @@ fn the_child_with_a_small_disk() {
     let orders: Vec<&str> = orders.lines().collect();
     let options = Options { lazy_sync: true, ..Options::default() };
     let store = Store::open_with(&Path::new(orders[1]).join("store"), options).unwrap();
-    let error = store.ingest(&orders[0].parse().unwrap(), &|_| {}).unwrap_err();
+    let error = store.ingest(&orders[0].parse().unwrap(), &RegistryAccess::anonymous(), &|_| {}).unwrap_err();
     assert!(store.list().unwrap().is_empty());
     assert_eq!(count_files(&store.path().join("files")), 0, "what was written is collected");
     std::fs::write(orders[2], chain(&error)).unwrap();

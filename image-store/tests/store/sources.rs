@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use image_store::layout::{Compression, ImageSpec, LayerBlob, LayerBuilder, config_json};
-use image_store::{Attach, Digest, Limits, Reference, Store};
+use image_store::{Attach, Digest, Limits, Reference, RegistryAccess, Store};
 use serde_json::json;
 
 use crate::common::{Place, chain, count_files, skipped};
@@ -14,10 +14,10 @@ fn layer(content: &str) -> LayerBlob {
 
 #[track_caller]
 fn refused(store: &Store, reference: &Reference, says: &str) {
-    let error = chain(&store.preflight(reference).expect_err(says));
+    let error = chain(&store.preflight(reference, &RegistryAccess::anonymous()).expect_err(says));
     assert!(error.contains(says), "{error:?} should say {says:?}");
     assert!(!error.contains('\n'));
-    let error = chain(&store.ingest(reference, &|_| {}).expect_err(says));
+    let error = chain(&store.ingest(reference, &RegistryAccess::anonymous(), &|_| {}).expect_err(says));
     assert!(error.contains(says), "{error:?} should say {says:?}");
 }
 
@@ -36,15 +36,18 @@ fn a_preflight_tells_what_an_image_is_and_writes_nothing() {
     let (digest, bytes) = (blob.digest(), blob.bytes.len() as u64);
     let written = place.layout.add_image("t", &spec, vec![blob]).unwrap();
     let store = place.store();
-    let found = store.preflight(&place.reference("t")).unwrap();
+    let found = store.preflight(&place.reference("t"), &RegistryAccess::anonymous()).unwrap();
     assert_eq!((found.image.digest(), found.config_digest), (written.manifest, written.config));
     assert_eq!((&found.config.entrypoint, &found.config.cmd), (&spec.entrypoint, &spec.cmd));
     assert_eq!((&found.config.env, &found.config.workdir), (&spec.env, &spec.workdir));
     assert_eq!(found.config.user, spec.user);
     assert_eq!((found.layers[0].digest, found.layers[0].bytes, found.bytes_missing), (digest, bytes, bytes));
     assert_eq!(count_files(&place.path("store")), 1, "only FORMAT");
-    store.ingest(&place.reference("t"), &|_| {}).unwrap();
-    assert_eq!(store.preflight(&place.reference("t")).unwrap().bytes_missing, 0);
+    store.ingest(&place.reference("t"), &RegistryAccess::anonymous(), &|_| {}).unwrap();
+    assert_eq!(
+        store.preflight(&place.reference("t"), &RegistryAccess::anonymous()).unwrap().bytes_missing,
+        0
+    );
 }
 
 #[test]
@@ -55,7 +58,9 @@ fn tags_choose_and_digests_pin() {
     let store = place.store();
     let layout = place.path("layout");
     let parse = |text: String| text.parse::<Reference>().unwrap();
-    let found = |reference: &Reference| store.preflight(reference).unwrap().image.digest();
+    let found = |reference: &Reference| {
+        store.preflight(reference, &RegistryAccess::anonymous()).unwrap().image.digest()
+    };
     assert_eq!(found(&place.reference("2")), second.manifest);
     assert_eq!(found(&parse(format!("{}:1", layout.display()))), first.manifest);
     assert_eq!(found(&parse(format!("oci:{}@{}", layout.display(), second.manifest))), second.manifest);
@@ -92,7 +97,10 @@ fn indexes_are_descended_to_this_platform() {
     let untold = json!({"mediaType": manifest, "digest": other.manifest, "size": other.manifest_bytes});
     place.layout.add_manifest("untold", untold).unwrap();
     let store = place.store();
-    assert_eq!(store.preflight(&place.reference("multi")).unwrap().image.digest(), mine.manifest);
+    assert_eq!(
+        store.preflight(&place.reference("multi"), &RegistryAccess::anonymous()).unwrap().image.digest(),
+        mine.manifest
+    );
     refused(&store, &place.reference("foreign"), "it is made for linux/s390x");
     refused(&store, &place.reference("untold"), "it is made for linux/s390x");
     refused(&store, &place.reference("other"), "it is made for linux/s390x");
@@ -159,7 +167,10 @@ fn an_oci_archive_gives_the_same_image_as_its_layout() {
     let store = place.store();
     for text in [format!("oci-archive:{}:t", file.display()), file.display().to_string()] {
         let reference: Reference = text.parse().unwrap();
-        assert_eq!(store.ingest(&reference, &|_| {}).unwrap().digest(), written.manifest);
+        assert_eq!(
+            store.ingest(&reference, &RegistryAccess::anonymous(), &|_| {}).unwrap().digest(),
+            written.manifest
+        );
     }
     let docker: Reference = format!("docker-archive:{}", file.display()).parse().unwrap();
     refused(&store, &docker, "write oci-archive:");
@@ -199,9 +210,17 @@ fn a_docker_archive_is_an_image_with_an_identity_of_its_own() {
     let (config, _) = docker_save(&file, &["registry.invalid/library/thing:1"]);
     let store = place.store();
     let parse = |text: String| text.parse::<Reference>().unwrap();
-    let found = store.preflight(&parse(format!("docker-archive:{}", file.display()))).unwrap();
+    let found = store
+        .preflight(&parse(format!("docker-archive:{}", file.display())), &RegistryAccess::anonymous())
+        .unwrap();
     assert_eq!(found.config_digest, config);
-    let image = store.ingest(&parse(format!("docker-archive:{}:thing:1", file.display())), &|_| {}).unwrap();
+    let image = store
+        .ingest(
+            &parse(format!("docker-archive:{}:thing:1", file.display())),
+            &RegistryAccess::anonymous(),
+            &|_| {},
+        )
+        .unwrap();
     assert_eq!(image, found.image);
     let names = store.image(&image).unwrap();
     assert_eq!(names.unpacked_bytes, 6);
@@ -236,7 +255,7 @@ fn what_other_tools_write_is_read() {
                 return skipped("what_other_tools_write_is_read", &format!("skopeo: {error}"));
             }
         }
-        let image = store.ingest(&target.parse().unwrap(), &|_| {}).unwrap();
+        let image = store.ingest(&target.parse().unwrap(), &RegistryAccess::anonymous(), &|_| {}).unwrap();
         if form == "oci-archive" {
             assert_eq!(image.digest(), written.manifest);
         }
