@@ -9,7 +9,6 @@
 //! **Must not know:** what the mounts are for.
 
 use std::ffi::{CStr, CString};
-use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -21,7 +20,6 @@ use rustix::mount::{
 
 use crate::prepare::{LOCKED, Place, Prepared, Source, SourceKind, Step};
 use crate::sys::{self, MountAttributes};
-use crate::text::Text;
 
 /// A step that failed, by its place in the plan.
 #[derive(Debug, Clone, Copy)]
@@ -69,9 +67,8 @@ impl Prepared {
         for source in &mut self.sources {
             if let Some(fd) = &source.fd {
                 if matches!(source.kind, SourceKind::Layer | SourceKind::UpperParent) {
-                    let attached = attach_aside(fd);
+                    let attached = attach_at(fd, c"/dev");
                     attached.map_err(|errno| Failed { step: source.step, errno })?;
-                    self.aside += 1;
                 }
             } else {
                 source.store(match source.kind {
@@ -115,14 +112,12 @@ impl Prepared {
         match &self.steps[at] {
             Step::Private => Ok(()),
             Step::Overlay { lowers, data, .. } => {
-                let root = self.overlay(lowers.clone(), *data)?;
-                attach_aside(&root)?;
-                self.root = Some(root);
+                self.root = Some(self.overlay(lowers.clone(), *data)?);
                 Ok(())
             }
             Step::RootBind { source } => {
                 let root = self.sources[*source].fd.take().ok_or(Errno::NOENT)?;
-                attach_aside(&root)?;
+                attach_at(&root, c"/")?;
                 self.root = Some(root);
                 Ok(())
             }
@@ -141,46 +136,6 @@ impl Prepared {
             }
             Step::Enter => self.enter(),
         }
-    }
-
-    fn overlay(&self, lowers: Range<usize>, data: Option<usize>) -> Result<OwnedFd, Errno> {
-        // Layers are named by descriptor number relative to this folder: short however deep they lie, nothing in a
-        // path needs escaping, and no host path shows in the container's mountinfo.
-        rustix::process::chdir(c"/proc/self/fd")?;
-        let context = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        let set = |key: &CStr, value: &Text| {
-            rustix::mount::fsconfig_set_string(context.as_fd(), key, value.as_c_str())
-        };
-        let mut line = Text::default();
-        let mut fits = true;
-        for (place, lower) in self.sources[lowers.clone()].iter().enumerate() {
-            fits &= (place == 0 || line.push(b":")) && line.push_number(lower.number()?);
-        }
-        if let Some(data) = data {
-            fits &= line.push(b"::") && line.push_number(self.sources[data].number()?);
-        }
-        if fits {
-            set(c"lowerdir", &line)?;
-        } else {
-            // Linux >= 6.8; below, a parameter is limited to 255 bytes and so to about 60 layers.
-            for lower in &self.sources[lowers] {
-                set(c"lowerdir+", &Text::number(lower.number()?))?;
-            }
-            if let Some(data) = data {
-                set(c"datadir+", &Text::number(self.sources[data].number()?))?;
-            }
-        }
-        if let (Some(upper), Some(work)) = (&self.upper, &self.work) {
-            set(c"upperdir", &Text::number(number(upper)))?;
-            set(c"workdir", &Text::number(number(work)))?;
-            // What a payload wrote to its root is thrown away with the slot: no need to sync it first.
-            rustix::mount::fsconfig_set_flag(context.as_fd(), c"volatile")?;
-        }
-        rustix::mount::fsconfig_set_flag(context.as_fd(), c"userxattr")?;
-        rustix::mount::fsconfig_create(context.as_fd())?;
-        let read_only =
-            if self.upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
-        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, LOCKED | read_only)
     }
 
     fn mount(
@@ -214,10 +169,8 @@ impl Prepared {
         rustix::process::fchdir(root)?;
         // The old root lands on top of the new one and is taken away again, so no folder for it is needed.
         rustix::process::pivot_root(c".", c".")?;
-        // What was attached aside is stacked on it and comes off first: an unmount takes the topmost only.
-        for _ in 0..=self.aside {
-            rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
-        }
+        // Everything else of the host goes with it. One call, for each waits for all processors (0.1 ms).
+        rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
         rustix::process::chdir(c"/")
     }
 
@@ -251,16 +204,16 @@ impl Source {
         Ok(())
     }
 
-    fn number(&self) -> Result<u32, Errno> {
+    pub(crate) fn number(&self) -> Result<u32, Errno> {
         self.fd.as_ref().map(number).ok_or(Errno::NOENT)
     }
 }
 
-fn number(fd: &OwnedFd) -> u32 {
+pub(crate) fn number(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd().unsigned_abs()
 }
 
-fn folder() -> OFlags {
+pub(crate) fn folder() -> OFlags {
     OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
@@ -280,8 +233,8 @@ fn attach(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     rustix::mount::move_mount(mount, c"", target, c"", flags)
 }
 
-/// Stacks a mount on `/`. Our own root stays below it, so no path changes its meaning, and the mount becomes part of
-/// this namespace, which overlayfs and pivot_root ask for.
-fn attach_aside(mount: &OwnedFd) -> Result<(), Errno> {
-    rustix::mount::move_mount(mount, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+/// Makes a mount part of this namespace, which overlayfs and pivot_root ask for. On `/`, our own root stays below it, so
+/// no path changes its meaning; on `/dev`, of which nothing more is needed, it goes with the old root.
+pub(crate) fn attach_at(mount: &OwnedFd, target: &CStr) -> Result<(), Errno> {
+    rustix::mount::move_mount(mount, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }

@@ -90,6 +90,7 @@ fn figures_of_a_v2_slot_are_read_by_key() {
     let (cgroup, _) = Cgroup::create(&delegation, "slot-1", &Limits::default()).expect("a cgroup");
     let expected = Figures {
         memory_peak_bytes: Some(4096),
+        peak_since_reset: false,
         memory_bytes: Some(1024),
         oom_kills: Some(2),
         cpu_us: Some(77),
@@ -97,6 +98,49 @@ fn figures_of_a_v2_slot_are_read_by_key() {
     };
     assert_eq!(cgroup.figures(), expected);
     fs::remove_dir_all(&slot).expect("removal");
+}
+
+#[test]
+fn a_cgroup_of_another_process_is_found_by_its_name() {
+    let (home, delegation) = fake_v2(&[]);
+    let slot = home.path().join("own/slot-1");
+    fs::write(slot.join("cgroup.procs"), "7\n0\n4294967295\n").expect("a file");
+    fs::write(slot.join("memory.current"), "1024\n").expect("a file");
+    let mut cgroup = Cgroup::reopen(&delegation, "slot-1").expect("a cgroup");
+    assert!(cgroup.exists() && cgroup.dir_fd().is_some());
+    assert_eq!(cgroup.processes().expect("processes"), [7, 0, u32::MAX]);
+    assert_eq!(cgroup.figures().memory_bytes, Some(1024));
+    fs::remove_dir_all(&slot).expect("removal");
+    cgroup.remove().expect("a folder that is gone is removed");
+    let none = Cgroup::reopen(&delegation, "slot-2").expect("an answer");
+    assert!(!none.exists() && none.processes().expect("an answer").is_empty());
+    assert!(Cgroup::reopen(&delegation, "../slot-2").is_err());
+}
+
+#[test]
+fn limits_that_are_taken_back_are_the_kernels_word_for_none() {
+    let (home, delegation) = fake_v2(&["memory.swap.max"]);
+    let limits = Limits { memory_bytes: Some(1 << 30), cpu_millis: Some(1500), pids: Some(64) };
+    let (cgroup, _) = Cgroup::create(&delegation, "slot-1", &limits).expect("a cgroup");
+    let enforced = cgroup.set_limits(&Limits::default());
+    let slot = home.path().join("own/slot-1");
+    for (file, value) in
+        [("memory.max", "max"), ("memory.swap.max", "max"), ("cpu.max", "max 100000"), ("pids.max", "max")]
+    {
+        assert_eq!(fs::read_to_string(slot.join(file)).expect(file), value, "{file}");
+    }
+    assert_eq!(
+        enforced,
+        Enforcement { memory: Guard::NotAsked, cpu: Guard::NotAsked, pids: Guard::NotAsked }
+    );
+    fs::remove_dir_all(&slot).expect("removal");
+}
+
+#[test]
+fn without_a_cgroup_there_is_no_peak_to_reset() {
+    let none = Cgroup::create(&Delegation::default(), "slot", &Limits::default()).expect("an answer").0;
+    assert!(!none.reset_peak() && !none.figures().peak_since_reset);
+    none.kill_all().expect("nothing to kill");
 }
 
 #[test]

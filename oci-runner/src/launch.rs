@@ -19,7 +19,7 @@
 use std::ffi::{CString, NulError};
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -59,8 +59,9 @@ pub fn start(container: &Container<'_>) -> Result<Running, StartError> {
     if let Some((_, number)) = pass.iter().find(|(_, number)| *number < 0) {
         return Err(StartError::DescriptorNumber { number: *number });
     }
-    let entrances = container.cgroup.map_or(Ok(Vec::new()), Cgroup::entrances);
-    let entrances = entrances.map_err(|source| StartError::Cgroup { source })?;
+    let cgroup_error = |source| StartError::Cgroup { source };
+    let birthplace = container.cgroup.map_or(Ok(None), Cgroup::birthplace).map_err(cgroup_error)?;
+    let entrances = container.cgroup.map_or(Ok(Vec::new()), Cgroup::entrances).map_err(cgroup_error)?;
     let cgroups: Vec<i32> = entrances.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
     let mut keep: Vec<i32> = pass.iter().map(|(ours, _)| *ours).collect();
     keep.extend(program);
@@ -83,7 +84,7 @@ pub fn start(container: &Container<'_>) -> Result<Running, StartError> {
     };
     let network = if container.network == Network::None { libc::CLONE_NEWNET } else { 0 };
     let mut launch = Launch::new(child, &steps, container.ids);
-    let spawned = launch.spawn(network)?;
+    let spawned = launch.spawn(network, birthplace.as_ref().map(OwnedFd::as_fd))?;
     launch.complete(spawned)
 }
 
@@ -110,7 +111,7 @@ pub(crate) fn try_out(
         finish: Finish::Check { path: path.to_owned(), begins },
     };
     let mut launch = Launch::new(child, steps, ids);
-    let spawned = launch.spawn(0)?;
+    let spawned = launch.spawn(0, None)?;
     launch.complete(spawned).map(drop)
 }
 
@@ -134,7 +135,7 @@ impl<'a> Launch<'a> {
         Self { child, steps, ids, pipes: None }
     }
 
-    fn spawn(&mut self, more_flags: i32) -> Result<Spawned, StartError> {
+    fn spawn(&mut self, more_flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, StartError> {
         if self.ids.authority == Authority::Privileged {
             let owners = self.child.mounts.is_writable_overlay().then(|| owners(self.ids)).transpose()?;
             let opened = self.child.mounts.open_sources_detached(owners.as_ref().map(OwnedFd::as_fd));
@@ -160,8 +161,15 @@ impl<'a> Launch<'a> {
             | libc::CLONE_NEWUTS
             | more_flags;
         let child = &mut self.child;
-        sys::spawn(namespaces as u64, || child::run(child))
-            .map_err(|source| StartError::Namespaces { source })
+        sys::spawn(namespaces as u64, cgroup, || child::run(child)).map_err(|source| {
+            match Errno::from_io_error(&source) {
+                // clone(2) knows these for CLONE_INTO_CGROUP alone.
+                Some(Errno::ACCESS | Errno::BUSY | Errno::OPNOTSUPP | Errno::NODEV) if cgroup.is_some() => {
+                    StartError::Cgroup { source }
+                }
+                _ => StartError::Namespaces { source },
+            }
+        })
     }
 
     fn complete(mut self, Spawned { pid, pidfd }: Spawned) -> Result<Running, StartError> {
@@ -171,7 +179,14 @@ impl<'a> Launch<'a> {
             return Err(StartError::Vanished);
         };
         drop((go_child, report_child));
-        write_maps(pid, self.ids)?;
+        if let Err(error) = write_maps(pid, self.ids) {
+            // A child that has failed already has no maps to write; what it says of itself is the reason.
+            drop(go);
+            return Err(match read_report(&report) {
+                Ok(Some(report)) if report.stage != Stage::Wait => step_failed(self.steps, &report),
+                _ => error,
+            });
+        }
         match rustix::io::write(&go, &[1]) {
             Ok(_) | Err(Errno::PIPE) => {}
             Err(errno) => return Err(StartError::Pipe { source: errno.into() }),
@@ -186,7 +201,7 @@ impl<'a> Launch<'a> {
 /// A user namespace that says: what is root's on disk is the container's. Only its descriptor is needed, so its one
 /// process ends here.
 fn owners(ids: IdMap) -> Result<OwnedFd, StartError> {
-    let spawned = sys::spawn(libc::CLONE_NEWUSER as u64, || sys::sleep_for_ever());
+    let spawned = sys::spawn(libc::CLONE_NEWUSER as u64, None, || sys::sleep_for_ever());
     let Spawned { pid, pidfd } = spawned.map_err(|source| StartError::Namespaces { source })?;
     let _ends_here = Running::new(pid, pidfd);
     write_maps(pid, IdMap { inside_uid: 0, inside_gid: 0, ..ids })?;

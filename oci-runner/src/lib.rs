@@ -8,6 +8,9 @@
 //!  Container ──plan──> Vec<MountStep> ──Prepared──> (clone3) ──child──> PID 1      Running: pidfd, kill, wait
 //!  (data)     (pure)      (golden tests)  (C strings)           (raw calls only)
 //! ```
+//! A container outlives the process that started it, unless it was asked not to; another one takes it over by what was
+//! written down ([`Running::adopt`], [`cgroup::Cgroup::reopen`]).
+//!
 //! [`probe_host`] says what the machine allows and what to do about what it does not; [`cgroup`] limits what a
 //! container may use where a cgroup is delegated to us.
 //!
@@ -24,6 +27,7 @@ mod error;
 mod idmap;
 mod launch;
 mod mounts;
+mod overlay;
 mod plan;
 mod prepare;
 mod probe;

@@ -26,8 +26,6 @@ pub(crate) struct Prepared {
     pub(crate) root: Option<OwnedFd>,
     pub(crate) upper: Option<OwnedFd>,
     pub(crate) work: Option<OwnedFd>,
-    /// Mounts stacked on the old root so that overlayfs could read them; they go with it.
-    pub(crate) aside: usize,
 }
 
 /// Something on the host that a step needs, opened ahead.
@@ -105,7 +103,7 @@ impl Prepared {
             .enumerate()
             .map(|(at, step)| prepare(at, step, &mut sources))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { steps, sources, root: None, upper: None, work: None, aside: 0 })
+        Ok(Self { steps, sources, root: None, upper: None, work: None })
     }
 }
 

@@ -21,14 +21,20 @@ pub(crate) struct Spawned {
 }
 
 /// Starts a process with new namespaces (`CLONE_NEW*` in `flags`) and a copy of our memory, that runs `body` and
-/// exits with what it returns. All signals are blocked across the call, so that no handler of ours ever runs in the
+/// exits with what it returns. It begins in the v2 cgroup behind `cgroup` (Linux >= 5.7), or in ours. All signals are blocked across the call, so that no handler of ours ever runs in the
 /// child; the child begins with default actions and everything still blocked ([`unblock_signals`]).
 ///
 /// `body` is bound by the *child* rule of this module.
-pub(crate) fn spawn(flags: u64, body: impl FnOnce() -> i32) -> io::Result<Spawned> {
+pub(crate) fn spawn(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> io::Result<Spawned> {
     let mut pidfd: c_int = -1;
+    let into_cgroup = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
     let mut args = CloneArgs {
-        flags: flags | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
+        flags: flags | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND | into_cgroup,
+        cgroup: cgroup.map_or(0, |cgroup| u64::from(cgroup.as_raw_fd().unsigned_abs())),
         pidfd: ptr::from_mut(&mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
@@ -63,7 +69,10 @@ impl Drop for ExitOnDrop {
 /// `CLONE_CLEAR_SIGHAND` (Linux >= 5.5), which libc declares as an out-of-range int.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
-/// `struct clone_args` up to the member of Linux 5.3's first form.
+/// `CLONE_INTO_CGROUP` (Linux >= 5.7), likewise.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `struct clone_args` in the form of Linux 5.7.
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -75,6 +84,9 @@ struct CloneArgs {
     stack: u64,
     stack_size: u64,
     tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
 }
 
 /// Kernel signal sets are 64 bits wide on every architecture of ours.

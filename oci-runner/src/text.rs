@@ -2,23 +2,25 @@
 
 use std::ffi::CStr;
 
-/// The kernel takes at most 255 bytes in one parameter of fsconfig(2).
-const BYTES_MAX: usize = 255;
+/// What the kernel takes as one parameter of fsconfig(2).
+pub(crate) type Parameter = Text<256>;
+/// What the kernel takes as the options of mount(2): a page.
+pub(crate) type Options = Text<4096>;
 
-/// Up to 255 bytes without a zero, always terminated.
+/// Up to `ROOM - 1` bytes without a zero, always terminated.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Text {
-    bytes: [u8; BYTES_MAX + 1],
+pub(crate) struct Text<const ROOM: usize> {
+    bytes: [u8; ROOM],
     used: usize,
 }
 
-impl Default for Text {
+impl<const ROOM: usize> Default for Text<ROOM> {
     fn default() -> Self {
-        Self { bytes: [0; BYTES_MAX + 1], used: 0 }
+        Self { bytes: [0; ROOM], used: 0 }
     }
 }
 
-impl Text {
+impl<const ROOM: usize> Text<ROOM> {
     /// A number in decimal.
     pub(crate) fn number(number: u32) -> Self {
         let mut text = Self::default();
@@ -29,7 +31,7 @@ impl Text {
     /// Appends, or answers `false` and changes nothing when it does not fit.
     pub(crate) fn push(&mut self, more: &[u8]) -> bool {
         let end = self.used + more.len();
-        if end > BYTES_MAX {
+        if end >= ROOM {
             return false;
         }
         self.bytes[self.used..end].copy_from_slice(more);
@@ -65,13 +67,13 @@ mod tests {
     #[test]
     fn numbers_are_written_in_full() {
         for number in [0, 7, 10, 4_294_967_295] {
-            assert_eq!(Text::number(number).as_c_str().to_str(), Ok(number.to_string().as_str()));
+            assert_eq!(Parameter::number(number).as_c_str().to_str(), Ok(number.to_string().as_str()));
         }
     }
 
     #[test]
     fn what_does_not_fit_changes_nothing() {
-        let mut text = Text::default();
+        let mut text = Parameter::default();
         assert!(text.push(&[b'x'; 250]));
         assert!(!text.push_number(123_456));
         assert!(text.push_number(12_345));

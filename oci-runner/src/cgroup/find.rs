@@ -135,25 +135,35 @@ fn offered(folder: &Path) -> Vec<&'static str> {
     V2_CONTROLLERS.into_iter().filter(|name| offered.split_whitespace().any(|has| has == *name)).collect()
 }
 
-/// Enables what of memory, cpu and pids is there for children. A process in the cgroup itself stands against it, so
-/// on refusal the pilot moves into a leaf and tries again; a neighbour's process there means no delegation.
+/// Enables what of memory, cpu and pids is there for children. A process in the cgroup itself stands against it: the pilot
+/// moves into a leaf first, and a neighbour's process there means no delegation.
 fn hand_controllers_down(folder: &Path) -> bool {
     let wanted = offered(folder);
     let enabled = || {
         let have = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
         wanted.iter().all(|name| have.split_whitespace().any(|has| has == *name))
     };
-    let enable = || {
-        for name in &wanted {
-            // Judged by what is enabled afterwards.
-            let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{name}"));
-        }
-        enabled()
-    };
-    if enabled() || enable() {
+    if enabled() {
         return true;
+    }
+    // The root of the hierarchy has no type, and may hold processes.
+    if folder.join("cgroup.type").exists() && !leave_to_leaf(folder) {
+        return false;
+    }
+    // All or none. The kernel would enable cpu and pids beside processes, and then no child may hold a process unless
+    // it is threaded.
+    let all: Vec<String> = wanted.iter().map(|name| format!("+{name}")).collect();
+    fs::write(folder.join("cgroup.subtree_control"), all.join(" ")).is_ok() && enabled()
+}
+
+/// Moves the calling process out of `folder` into its leaf; `false` when somebody else is there.
+fn leave_to_leaf(folder: &Path) -> bool {
+    let own = std::process::id().to_string();
+    let inside = fs::read_to_string(folder.join("cgroup.procs"));
+    if !inside.is_ok_and(|pids| pids.lines().all(|pid| pid == own)) {
+        return false;
     }
     let leaf = folder.join(PILOT_LEAF);
     let made = fs::create_dir(&leaf).is_ok() || leaf.is_dir();
-    made && fs::write(leaf.join("cgroup.procs"), "0").is_ok() && enable()
+    made && fs::write(leaf.join("cgroup.procs"), "0").is_ok()
 }

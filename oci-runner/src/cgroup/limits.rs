@@ -58,40 +58,63 @@ impl Enforcement {
     }
 }
 
+/// What to do about a limit that may be there and is not asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Old {
+    /// The cgroup is new and has no limits.
+    None,
+    /// Lift it.
+    Overwrite,
+}
+
 /// Writes `limits` into the folder of one cgroup and notes what the kernel took.
-pub(super) fn write(folder: &Path, kind: Kind, limits: &Limits, enforced: &mut Enforcement) {
+pub(super) fn write(folder: &Path, kind: Kind, limits: &Limits, old: Old, enforced: &mut Enforcement) {
     let set = |file: &str, value: &str| fs::write(folder.join(file), value).is_ok();
-    let exists = |file: &str| folder.join(file).exists();
-    if let (Some(bytes), Kind::V2 | Kind::Memory) = (limits.memory_bytes, kind) {
-        let bytes = bytes.to_string();
-        let limited = if kind == Kind::V2 {
-            // A killed part of a payload is no payload: all of it goes at once. Kernels without it kill one process.
-            let _ = set("memory.oom.group", "1");
-            set("memory.max", &bytes) && (!exists("memory.swap.max") || set("memory.swap.max", "0"))
-        } else {
-            // The second limit counts memory and swap together and must not be below the first.
-            set("memory.limit_in_bytes", &bytes)
-                && (!exists("memory.memsw.limit_in_bytes") || set("memory.memsw.limit_in_bytes", &bytes))
-        };
-        if limited {
+    let wanted = |limit: Option<u64>| limit.is_some() || old == Old::Overwrite;
+    if matches!(kind, Kind::V2 | Kind::Memory) && wanted(limits.memory_bytes) {
+        let limited = if kind == Kind::V2 { memory_v2(folder, limits) } else { memory_v1(folder, limits) };
+        if limited && limits.memory_bytes.is_some() {
             enforced.memory = Guard::Cgroup;
         }
     }
-    if let (Some(millis), Kind::V2 | Kind::Cpu) = (limits.cpu_millis, kind) {
-        let quota = (millis * CPU_PERIOD_US / 1000).max(CPU_QUOTA_US_MIN);
+    if matches!(kind, Kind::V2 | Kind::Cpu) && wanted(limits.cpu_millis) {
+        let quota = limits.cpu_millis.map(|millis| (millis * CPU_PERIOD_US / 1000).max(CPU_QUOTA_US_MIN));
+        let quota = quota.map(|us| us.to_string());
         let limited = if kind == Kind::V2 {
-            set("cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
+            set("cpu.max", &format!("{} {CPU_PERIOD_US}", quota.as_deref().unwrap_or("max")))
         } else {
             set("cpu.cfs_period_us", &CPU_PERIOD_US.to_string())
-                && set("cpu.cfs_quota_us", &quota.to_string())
+                && set("cpu.cfs_quota_us", quota.as_deref().unwrap_or("-1"))
         };
-        if limited {
+        if limited && quota.is_some() {
             enforced.cpu = Guard::Cgroup;
         }
     }
-    if let (Some(pids), Kind::V2 | Kind::Pids) = (limits.pids, kind)
-        && set("pids.max", &pids.to_string())
-    {
-        enforced.pids = Guard::Cgroup;
+    if matches!(kind, Kind::V2 | Kind::Pids) && wanted(limits.pids) {
+        let limited = set("pids.max", &limits.pids.map_or("max".to_owned(), |pids| pids.to_string()));
+        if limited && limits.pids.is_some() {
+            enforced.pids = Guard::Cgroup;
+        }
     }
+}
+
+fn memory_v2(folder: &Path, limits: &Limits) -> bool {
+    let set = |file: &str, value: &str| fs::write(folder.join(file), value).is_ok();
+    let (bytes, swap) =
+        limits.memory_bytes.map_or(("max".to_owned(), "max"), |bytes| (bytes.to_string(), "0"));
+    // A killed part of a payload is no payload: all of it goes at once. Kernels without it kill one process.
+    let _ = set("memory.oom.group", "1");
+    set("memory.max", &bytes) && (!folder.join("memory.swap.max").exists() || set("memory.swap.max", swap))
+}
+
+/// The second limit counts memory and swap together and must never be below the first: which one goes first depends on
+/// whether the limits rise.
+fn memory_v1(folder: &Path, limits: &Limits) -> bool {
+    let bytes = limits.memory_bytes.map_or("-1".to_owned(), |bytes| bytes.to_string());
+    let set = |file: &str| fs::write(folder.join(file), &bytes).is_ok();
+    let (memory, both) = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes");
+    if !folder.join(both).exists() {
+        return set(memory);
+    }
+    if set(memory) { set(both) } else { set(both) && set(memory) }
 }

@@ -4,29 +4,30 @@
 //! controllers to its children must hold no process. On v1 each controller is a tree of its own, and each is used or
 //! not on its own. What can't be limited is said in [`Enforcement`], never passed over.
 //!
+//! A cgroup outlives the process that made it: another one finds it by its name ([`Cgroup::reopen`], `name`).
+//!
 //! **Must not know:** what runs in the cgroup, how much a slot should get.
 
+mod end;
+mod figures;
 mod find;
 mod limits;
+mod name;
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
-use rustix::event::Timespec;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal};
 
+use self::figures::PeakReset;
+use self::limits::Old;
+pub use figures::Figures;
 pub use find::{Delegation, PILOT_LEAF};
 pub use limits::{Enforcement, Guard, Limits};
-
-/// How often a busy cgroup is tried again, and how long between: the kernel clears a killed process within
-/// milliseconds unless a file system hangs.
-const REMOVE_ATTEMPTS: u32 = 200;
-const REMOVE_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// Rounds of killing where `cgroup.kill` does not exist; each round catches what forked during the one before.
-const KILL_ROUNDS: u32 = 50;
+pub use name::{cgroup_name, cgroup_owner};
 
 /// The cgroup of one slot. Dropping it kills what is inside and removes it.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Cgroup {
     /// One folder on v2, one for each controller on v1.
     folders: Vec<Folder>,
     memory: Option<OwnedFd>,
+    /// Set by the first [`Cgroup::reset_peak`] that worked.
+    peak_reset: OnceLock<PeakReset>,
 }
 
 #[derive(Debug)]
@@ -55,22 +58,7 @@ pub(crate) enum Kind {
     Cpu,
 }
 
-/// What a cgroup has counted. A figure that its kernel does not offer is `None`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Most memory in use at a time, in bytes.
-    pub memory_peak_bytes: Option<u64>,
-    /// Memory in use, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Processes killed because the limit was reached.
-    pub oom_kills: Option<u64>,
-    /// Processor time in microseconds.
-    pub cpu_us: Option<u64>,
-    /// Processes alive.
-    pub pids: Option<u64>,
-}
-
-/// Why a slot's cgroup could not be made or removed.
+/// Why a slot's cgroup could not be made, found or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// The name must be one plain path component.
@@ -78,6 +66,14 @@ pub enum CgroupError {
     Name {
         /// The name asked for.
         name: String,
+    },
+    /// A folder is there and can't be looked at.
+    #[error("find cgroup {}", path.display())]
+    Find {
+        /// Which folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// Processes would not go away.
     #[error("remove cgroup {}", path.display())]
@@ -92,40 +88,72 @@ pub enum CgroupError {
 impl Cgroup {
     /// Makes cgroup `name` below `parent` with `limits`. It always succeeds for a plain name: what could not be made
     /// or limited is in the answer.
+    ///
+    /// # Errors
+    /// `Name` when the name is no plain path component.
     pub fn create(
         parent: &Delegation,
         name: &str,
         limits: &Limits,
     ) -> Result<(Self, Enforcement), CgroupError> {
-        if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            return Err(CgroupError::Name { name: name.into() });
-        }
+        check_name(name)?;
         let mut folders = Vec::new();
         let mut enforced = Enforcement::without_cgroup(limits);
         for (path, kind) in parent.folders() {
             let path = path.join(name);
-            match fs::create_dir(&path) {
-                Ok(()) => {}
+            let old = match fs::create_dir(&path) {
+                Ok(()) => Old::None,
                 // Left by a pilot that was killed; its limits are overwritten.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Old::Overwrite,
                 Err(error) => {
                     tracing::debug!(path = %path.display(), %error, "no cgroup");
                     continue;
                 }
-            }
-            limits::write(&path, kind, limits, &mut enforced);
+            };
+            limits::write(&path, kind, limits, old, &mut enforced);
             folders.push(Folder { path, kind });
         }
+        Ok((Self::of(folders), enforced))
+    }
+
+    /// Takes over the cgroup `name` below `parent` that another process made, with its limits and what it has counted.
+    /// As with a made one, dropping it kills what is inside. [`Cgroup::exists`] is `false` when there is none, also
+    /// when the caller was given another part of the tree than the process that made it.
+    ///
+    /// # Errors
+    /// `Name` when the name is no plain path component; `Find` when a folder can't be looked at.
+    pub fn reopen(parent: &Delegation, name: &str) -> Result<Self, CgroupError> {
+        check_name(name)?;
+        let mut folders = Vec::new();
+        for (path, kind) in parent.folders() {
+            let path = path.join(name);
+            match fs::metadata(&path) {
+                Ok(_) => folders.push(Folder { path, kind }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    // Not ours to kill after a failure.
+                    return Err(CgroupError::Find { path, source });
+                }
+            }
+        }
+        Ok(Self::of(folders))
+    }
+
+    fn of(folders: Vec<Folder>) -> Self {
         let memory = folders.iter().find(|folder| matches!(folder.kind, Kind::V2 | Kind::Memory));
-        let memory = memory.and_then(|folder| {
-            rustix::fs::open(
-                &folder.path,
-                OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .ok()
-        });
-        Ok((Self { folders, memory }, enforced))
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let memory = memory.and_then(|folder| rustix::fs::open(&folder.path, flags, Mode::empty()).ok());
+        Self { folders, memory, peak_reset: OnceLock::new() }
+    }
+
+    /// Gives it other limits, `None` for none, and notes what the kernel took. A memory limit below what is in use is
+    /// refused (v1) or makes the kernel reclaim and kill (v2): call it while no payload is inside.
+    pub fn set_limits(&self, limits: &Limits) -> Enforcement {
+        let mut enforced = Enforcement::without_cgroup(limits);
+        for Folder { path, kind } in &self.folders {
+            limits::write(path, *kind, limits, Old::Overwrite, &mut enforced);
+        }
+        enforced
     }
 
     /// Puts process `pid` in.
@@ -136,17 +164,30 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Files that take a process in that writes "0" to them. On v1 that is `tasks`: a thread that moves itself needs no
+    /// The processes inside, by their ids in the caller's pid namespace; one outside of that is 0. Empty without a cgroup.
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        let Some(folder) = self.folders.first() else { return Ok(Vec::new()) };
+        let text = fs::read_to_string(folder.path.join("cgroup.procs"))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// The folder of v2, for a process to be born in: moving one there waits for an RCU grace period.
+    pub(crate) fn birthplace(&self) -> io::Result<Option<OwnedFd>> {
+        let folder = self.folders.iter().find(|folder| folder.kind == Kind::V2);
+        let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+        let opened = folder.map(|folder| rustix::fs::open(&folder.path, flags, Mode::empty()));
+        opened.transpose().map_err(io::Error::from)
+    }
+
+    /// Files of v1 that take a thread in that writes "0" to them. A thread that moves itself through `tasks` needs no
     /// lock of the whole machine, while moving another process through `cgroup.procs` waits for an RCU grace period (7.6 ms
     /// median, 20 ms at worst, measured; cgroup_procs_write_start in the kernel). The right to write was judged here, at
     /// open, and not when an unprivileged child writes.
     pub(crate) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
-        let open = |folder: &Folder| {
-            let file = if folder.kind == Kind::V2 { "cgroup.procs" } else { "tasks" };
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            rustix::fs::open(folder.path.join(file), flags, Mode::empty()).map_err(io::Error::from)
-        };
-        self.folders.iter().map(open).collect()
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let open = |folder: &Folder| rustix::fs::open(folder.path.join("tasks"), flags, Mode::empty());
+        let folders = self.folders.iter().filter(|folder| folder.kind != Kind::V2);
+        folders.map(|folder| open(folder).map_err(io::Error::from)).collect()
     }
 
     /// The folder with the memory figures, to be passed to whoever reads them from inside.
@@ -158,118 +199,13 @@ impl Cgroup {
     pub fn exists(&self) -> bool {
         !self.folders.is_empty()
     }
-
-    /// What has been counted so far.
-    pub fn figures(&self) -> Figures {
-        let mut figures = Figures::default();
-        for Folder { path, kind } in &self.folders {
-            match kind {
-                Kind::V2 => {
-                    figures.memory_peak_bytes = number(path, "memory.peak");
-                    figures.memory_bytes = number(path, "memory.current");
-                    figures.oom_kills = entry(path, "memory.events", "oom_kill");
-                    figures.cpu_us = entry(path, "cpu.stat", "usage_usec");
-                    figures.pids = number(path, "pids.current");
-                }
-                Kind::Memory => {
-                    figures.memory_peak_bytes = number(path, "memory.max_usage_in_bytes");
-                    figures.memory_bytes = number(path, "memory.usage_in_bytes");
-                    figures.oom_kills = entry(path, "memory.oom_control", "oom_kill");
-                }
-                Kind::Pids => figures.pids = number(path, "pids.current"),
-                // v1 counts time in the cpuacct controller, which is often the same folder.
-                Kind::Cpu => figures.cpu_us = number(path, "cpuacct.usage").map(|ns| ns / 1000),
-            }
-        }
-        figures
-    }
-
-    /// Kills every process inside: in one go where the kernel can, else in rounds until none is found.
-    pub fn kill(&self) -> io::Result<()> {
-        if self.folders.iter().any(|folder| fs::write(folder.path.join("cgroup.kill"), "1").is_ok()) {
-            return Ok(());
-        }
-        let Some(folder) = self.folders.first() else { return Ok(()) };
-        for _ in 0..KILL_ROUNDS {
-            let pids = fs::read_to_string(folder.path.join("cgroup.procs"))?;
-            let pids: Vec<Pid> =
-                pids.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw).collect();
-            if pids.is_empty() {
-                break;
-            }
-            for pid in pids {
-                // Gone meanwhile is as good.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
-        }
-        Ok(())
-    }
-
-    /// Kills what is inside and removes the folders, waiting at most 2 s for each. Blocks. What could not be removed is
-    /// kept for another try.
-    pub fn remove(&mut self) -> Result<(), CgroupError> {
-        self.memory = None;
-        let mut result = Ok(());
-        if let Err(error) = self.kill() {
-            tracing::debug!(%error, "kill a cgroup");
-        }
-        for folder in std::mem::take(&mut self.folders) {
-            if let Err(source) = remove(&folder.path) {
-                result = Err(CgroupError::Remove { path: folder.path.clone(), source });
-                self.folders.push(folder);
-            }
-        }
-        result
-    }
 }
 
-impl Delegation {
-    /// Removes the cgroups whose names `dead` picks: what killed pilots left. Processes in them are killed.
-    pub fn sweep(&self, dead: impl Fn(&str) -> bool) {
-        for (parent, kind) in self.folders() {
-            let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-            for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(&dead)) {
-                // Dropped at once, which removes it.
-                drop(Cgroup { folders: vec![Folder { path: entry.path(), kind }], memory: None });
-            }
-        }
+fn check_name(name: &str) -> Result<(), CgroupError> {
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Err(CgroupError::Name { name: name.into() });
     }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        if let Err(error) = self.remove() {
-            tracing::warn!(%error, "a cgroup is left behind");
-        }
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        match fs::remove_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && attempts < REMOVE_ATTEMPTS => {}
-            other => return other,
-        }
-        // v1 has no event for "empty": a short pause is all there is.
-        if let Err(errno) = rustix::event::poll(&mut [], Some(&REMOVE_PAUSE))
-            && errno != rustix::io::Errno::INTR
-        {
-            return Err(errno.into());
-        }
-    }
-}
-
-fn number(folder: &Path, file: &str) -> Option<u64> {
-    fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()
-}
-
-/// The value of `key` in a file of `key value` lines.
-fn entry(folder: &Path, file: &str, key: &str) -> Option<u64> {
-    let text = fs::read_to_string(folder.join(file)).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    Ok(())
 }
 
 #[cfg(test)]

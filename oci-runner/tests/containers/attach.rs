@@ -56,6 +56,24 @@ fn layers(slot: &Slot, count: usize) -> Root {
 }
 
 #[test]
+fn the_ladder_of_a_kernel_without_data_only_layers_begins_at_overlay() {
+    quiet(|| {
+        let release = rustix::system::uname();
+        let release = release.release().to_string_lossy();
+        let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version >= (6, 5) {
+            eprintln!("SKIPPED: {}: a kernel before 6.5 ({release} here)", test_name());
+            return;
+        }
+        let slot = Slot::new();
+        let trials = probe_attach(slot.home.path(), slot.home.path(), slot.ids);
+        let works: Vec<_> = trials.iter().map(|trial| (trial.attach, trial.outcome.is_ok())).collect();
+        assert_eq!(works, [(Attach::DataOnly, false), (Attach::Overlay, true), (Attach::Copy, true)]);
+    });
+}
+
+#[test]
 fn a_data_only_root_runs_programs_and_keeps_what_is_written_apart() {
     quiet(|| {
         let slot = Slot::new();
@@ -113,8 +131,15 @@ fn an_image_may_have_many_layers() {
         if !works(&slot, Attach::Overlay) {
             return;
         }
-        let output = run(Container { root: layers(&slot, 127), ..slot.container("cat /from-1 /from-126") });
+        let root = layers(&slot, 127);
+        let output = run(Container { root: root.clone(), ..slot.container("cat /from-1 /from-126") });
         assert_eq!(output.text, "1126");
+        let rootfs = writable(&slot);
+        let script = "cat /from-1 /from-126; echo x > /etc/x && cat /etc/x; mkdir /y";
+        let output = run(Container { root, rootfs, ..slot.container(script) });
+        assert_eq!(output.text, "1126x\n", "{output:?}");
+        assert!(slot.path("upper/etc/x").exists() && slot.path("upper/y").exists());
+        oci_runner::remove_tree(&slot.path("overlay-work")).expect("nothing stays behind");
     });
 }
 

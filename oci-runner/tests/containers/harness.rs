@@ -87,8 +87,7 @@ impl Slot {
     pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().expect("a folder");
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("an open folder");
-        let ids = IdMap::choose(&caller(), (0, 0), oci_runner::UID_BASE, 7).expect("an id for the payload");
-        let slot = Self { home, ids };
+        let slot = Self { home, ids: ids() };
         slot.make_tree("tree");
         slot
     }
@@ -130,24 +129,34 @@ impl Slot {
     }
 
     pub(crate) fn container(&self, script: &str) -> Container<'static> {
-        Container {
-            root: Root::Copy { tree: self.path("tree") },
-            rootfs: Rootfs::ReadOnly,
-            ids: self.ids,
-            hostname: "slot-7".into(),
-            network: Network::Host,
-            binds: Vec::new(),
-            tmpfs: vec![Tmpfs { target: "/tmp".into(), size_bytes: 1 << 20, inodes: 0, mode: 0o1777 }],
-            dirs: Vec::new(),
-            shm_bytes: 1 << 20,
-            nested_user_namespaces: false,
-            program: program(),
-            argv: ["sh", "-c", script].map(str::to_owned).into(),
-            env: vec!["PATH=/bin".into()],
-            fds: Vec::new(),
-            cgroup: None,
-            dies_with_starting_thread: false,
-        }
+        container_of(self.path("tree"), self.ids, script)
+    }
+}
+
+/// The id of every container here.
+pub(crate) fn ids() -> IdMap {
+    IdMap::choose(&caller(), (0, 0), oci_runner::UID_BASE, 7).expect("an id for the payload")
+}
+
+/// A container with this tree as its root, made by [`Slot::make_tree`].
+pub(crate) fn container_of(tree: PathBuf, ids: IdMap, script: &str) -> Container<'static> {
+    Container {
+        root: Root::Copy { tree },
+        rootfs: Rootfs::ReadOnly,
+        ids,
+        hostname: "slot-7".into(),
+        network: Network::Host,
+        binds: Vec::new(),
+        tmpfs: vec![Tmpfs { target: "/tmp".into(), size_bytes: 1 << 20, inodes: 0, mode: 0o1777 }],
+        dirs: Vec::new(),
+        shm_bytes: 1 << 20,
+        nested_user_namespaces: false,
+        program: program(),
+        argv: ["sh", "-c", script].map(str::to_owned).into(),
+        env: vec!["PATH=/bin".into()],
+        fds: Vec::new(),
+        cgroup: None,
+        dies_with_starting_thread: false,
     }
 }
 

@@ -2,7 +2,9 @@
 
 #![expect(clippy::print_stderr, reason = "a test that is left out says so")]
 
+mod adoption;
 mod attach;
+mod cgroups;
 mod confinement;
 mod control;
 mod harness;
