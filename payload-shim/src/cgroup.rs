@@ -2,14 +2,15 @@
 //!
 //! The directory is either given by the pilot or found through `/proc/self/cgroup` below `/sys/fs/cgroup`. A found one
 //! counts only when nobody outside the slot is in it: a slot without a cgroup of its own sits in its pilot's, or in a
-//! login session's, and those figures would be a lie about the payload.
+//! login session's, and those figures would be a lie about the payload. All that is decided once, when figures are first
+//! asked for; from then on the files stay open and are read again from their beginning.
 //!
 //! **Must not know:** limits, who set them.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 use wire::slot::CgroupFigures;
 
 use crate::processes::Processes;
@@ -17,38 +18,46 @@ use crate::processes::Processes;
 /// Longest file that is read: `memory.stat` and friends are not; `cgroup.procs` of a large slot is cut, which only
 /// hides strangers at its end.
 const FILE_BYTES_MAX: usize = 16 * 1024;
+/// What is looked for stands in the first lines.
+const FIGURE_BYTES_MAX: usize = 1024;
 
 /// Where the figures are.
 #[derive(Debug)]
 pub struct Cgroup {
     given: Option<OwnedFd>,
+    /// What was decided.
+    files: Option<Option<Files>>,
 }
 
 impl Cgroup {
     /// With the directory that the pilot gave, or none.
     #[must_use]
     pub fn new(given: Option<OwnedFd>) -> Self {
-        Self { given }
+        Self { given, files: None }
     }
 
     /// Reads the figures; `None` when there is no cgroup of the slot's own.
     #[must_use]
-    pub fn figures(&self, processes: &Processes) -> Option<CgroupFigures> {
-        if let Some(folder) = &self.given {
-            return read_figures(folder, None);
-        }
-        if !processes.is_init() {
-            return None;
-        }
-        let text = read(CWD, "/proc/self/cgroup")?;
-        let folder = membership(&text, "memory").and_then(|path| open(&["memory"], path));
-        if let Some(folder) = folder.filter(is_own) {
-            let cpu = membership(&text, "cpuacct").and_then(|path| open(&["cpuacct", "cpu,cpuacct"], path));
-            return read_figures(&folder, cpu.filter(is_own).as_ref());
-        }
-        let folder = membership(&text, "").and_then(|path| open(&["", "unified"], path))?;
-        if is_own(&folder) { read_figures(&folder, None) } else { None }
+    pub fn figures(&mut self, processes: &Processes) -> Option<CgroupFigures> {
+        let given = &mut self.given;
+        let files = self.files.get_or_insert_with(|| match given.take() {
+            Some(folder) => Files::open(&folder, None),
+            None if processes.is_init() => find(),
+            None => None,
+        });
+        files.as_ref()?.figures()
     }
+}
+
+fn find() -> Option<Files> {
+    let text = read(CWD, "/proc/self/cgroup")?;
+    let folder = membership(&text, "memory").and_then(|path| open(&["memory"], path));
+    if let Some(folder) = folder.filter(is_own) {
+        let cpu = membership(&text, "cpuacct").and_then(|path| open(&["cpuacct", "cpu,cpuacct"], path));
+        return Files::open(&folder, cpu.filter(is_own).as_ref());
+    }
+    let folder = membership(&text, "").and_then(|path| open(&["", "unified"], path))?;
+    if is_own(&folder) { Files::open(&folder, None) } else { None }
 }
 
 /// The path of our cgroup in the hierarchy with `controller`; the empty name is version 2 (cgroups(7)).
@@ -81,24 +90,54 @@ fn holds_nobody_else(procs: &str) -> bool {
     !procs.is_empty() && procs.lines().all(|pid| pid != "0")
 }
 
-fn read_figures(memory: &OwnedFd, cpu: Option<&OwnedFd>) -> Option<CgroupFigures> {
-    let number = |folder: &OwnedFd, name: &str| read(folder, name)?.trim().parse::<u64>().ok();
-    if let Some(events) = read(memory, "memory.events") {
-        return Some(CgroupFigures {
-            version: 2,
-            memory_peak_bytes: number(memory, "memory.peak"),
-            oom_kills: field(&events, "oom_kill"),
-            cpu_us: read(memory, "cpu.stat").and_then(|text| field(&text, "usage_usec")),
-        });
+/// The open files of one cgroup.
+#[derive(Debug)]
+struct Files {
+    version: u8,
+    peak: Option<OwnedFd>,
+    kills: Option<OwnedFd>,
+    cpu: Option<OwnedFd>,
+}
+
+impl Files {
+    /// `None` when it is no memory cgroup.
+    fn open(memory: &OwnedFd, cpu: Option<&OwnedFd>) -> Option<Self> {
+        if let Some(events) = open_file(memory, "memory.events") {
+            let (peak, cpu) = (open_file(memory, "memory.peak"), open_file(memory, "cpu.stat"));
+            return Some(Self { version: 2, peak, kills: Some(events), cpu });
+        }
+        let peak = open_file(memory, "memory.max_usage_in_bytes")?;
+        let kills = open_file(memory, "memory.oom_control");
+        let cpu = open_file(memory, "cpuacct.usage").or_else(|| open_file(cpu?, "cpuacct.usage"));
+        Some(Self { version: 1, peak: Some(peak), kills, cpu })
     }
-    let peak = number(memory, "memory.max_usage_in_bytes")?;
-    let cpu_ns = number(memory, "cpuacct.usage").or_else(|| number(cpu?, "cpuacct.usage"));
-    Some(CgroupFigures {
-        version: 1,
-        memory_peak_bytes: Some(peak),
-        oom_kills: read(memory, "memory.oom_control").and_then(|text| field(&text, "oom_kill")),
-        cpu_us: cpu_ns.map(|ns| ns / 1000),
-    })
+
+    fn figures(&self) -> Option<CgroupFigures> {
+        let mut buffer = [0; FIGURE_BYTES_MAX];
+        let peak = self.peak.as_ref().and_then(|file| again(file, &mut buffer)?.trim().parse().ok());
+        if self.version == 1 && peak.is_none() {
+            return None;
+        }
+        let kills = self.kills.as_ref().and_then(|file| field(again(file, &mut buffer)?, "oom_kill"));
+        let cpu = self.cpu.as_ref().and_then(|file| {
+            let text = again(file, &mut buffer)?;
+            match self.version {
+                1 => text.trim().parse().ok().map(|ns: u64| ns / 1000),
+                _ => field(text, "usage_usec"),
+            }
+        });
+        Some(CgroupFigures { version: self.version, memory_peak_bytes: peak, oom_kills: kills, cpu_us: cpu })
+    }
+}
+
+/// Reads a file of figures from its beginning; the kernel writes it anew each time.
+fn again<'a>(file: &OwnedFd, buffer: &'a mut [u8]) -> Option<&'a str> {
+    let length = pread(file, &mut *buffer, 0).ok()?;
+    std::str::from_utf8(buffer.get(..length)?).ok()
+}
+
+fn open_file(folder: impl AsFd, name: &str) -> Option<OwnedFd> {
+    openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
@@ -106,7 +145,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 fn read(folder: impl AsFd, name: &str) -> Option<String> {
-    let file = openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let file = open_file(folder, name)?;
     let mut text = vec![0; FILE_BYTES_MAX];
     let mut length = 0;
     while let Some(rest) = text.get_mut(length..).filter(|rest| !rest.is_empty()) {
@@ -124,6 +163,12 @@ fn read(folder: impl AsFd, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read_figures(memory: &OwnedFd, cpu: Option<&OwnedFd>) -> Option<CgroupFigures> {
+        let files = Files::open(memory, cpu)?;
+        assert_eq!(files.figures(), files.figures(), "read twice");
+        files.figures()
+    }
 
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, OwnedFd) {
         let folder = tempfile::tempdir().expect("tempdir");

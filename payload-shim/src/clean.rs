@@ -14,11 +14,12 @@
 //! **Must not know:** slots, payloads, why.
 
 use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, chmod, fstat, openat, openat2, renameat, statat,
-    unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawDir, ResolveFlags, chmod, fstat, openat, openat2, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -58,6 +59,8 @@ pub const ROOTS: &[Root<'static>] = &[
     Root { path: "/dev/mqueue", keep: &[], links_only: false, ipc: true },
 ];
 
+/// Room for a listing of a folder that is as it should be; a longer one takes more calls, not more room.
+const LISTING_BYTES: usize = 1024;
 /// Folders that are entered at a time; each holds a descriptor.
 const DEPTH_MAX: usize = 64;
 
@@ -72,9 +75,30 @@ pub fn folders(roots: &[Root<'_>], report: &mut CleanReport) {
     }
 }
 
+/// Whether one short listing shows that nothing is to be done: the usual case, for a fraction of a walk's price.
+fn is_clean(root: &Root<'_>, folder: &OwnedFd) -> bool {
+    let mut space = [MaybeUninit::uninit(); LISTING_BYTES];
+    let mut entries = RawDir::new(folder, &mut space);
+    while let Some(entry) = entries.next() {
+        let Ok(entry) = entry else { return false };
+        let name = entry.file_name().to_bytes();
+        let kind = entry.file_type();
+        let stays = matches!(name, b"." | b"..")
+            || root.keep.iter().any(|keep| keep.as_bytes() == name)
+            || root.links_only && !matches!(kind, FileType::Symlink | FileType::Unknown);
+        if !stays {
+            return false;
+        }
+    }
+    true
+}
+
 /// Passes until one changes nothing: what was moved up, or what a file system forgot to list while entries went, is met
 /// in the next. Only the last pass's failures count.
 fn clean_root(root: &Root<'_>, folder: &OwnedFd, report: &mut CleanReport) {
+    if is_clean(root, folder) {
+        return;
+    }
     let failures = report.failures;
     loop {
         report.failures = failures;

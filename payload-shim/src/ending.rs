@@ -8,11 +8,9 @@ use wire::slot::{CleanReport, ExitReport, FromShim, WaitStatus};
 use crate::clean::{self, ROOTS};
 use crate::holder::Holder;
 use crate::processes::{Pass, Sweep};
-use crate::shim::{Exit, Payload, Phase, Shim, own_limits};
+use crate::shim::{Exit, Payload, Phase, Shim};
+use crate::standing::Standing;
 use crate::{ipc, sys};
-
-/// Holders that may die while nothing runs, before something is wrong with the slot itself.
-const HOLDERS_LOST_MAX: u32 = 16;
 
 impl Shim {
     /// Waits for every child that has ended, ours or inherited.
@@ -39,21 +37,12 @@ impl Shim {
 
     fn lose_holder(&mut self) {
         self.holder = None;
-        match &mut self.phase {
-            Phase::Busy(payload) if !self.sweep.as_ref().is_some_and(Sweep::was_last_resort) => {
-                payload.kill_at_ms = Some(0);
-                self.link.tell(FromShim::HolderLost);
-            }
-            // Killed by our own last resort; Clean makes a new one.
-            Phase::Busy(_) | Phase::Ended(_) => {}
-            Phase::Idle => {
-                self.holders_lost += 1;
-                if self.holders_lost > HOLDERS_LOST_MAX {
-                    self.leaving.get_or_insert((Exit::Fault("the stage holder does not stay alive"), 0));
-                } else {
-                    self.holder = Holder::start().ok();
-                }
-            }
+        // While idle nothing leads to it: the next stage that is lent gets a new one.
+        if let Phase::Busy(payload) = &mut self.phase
+            && !self.sweep.as_ref().is_some_and(Sweep::was_last_resort)
+        {
+            payload.kill_at_ms = Some(0);
+            self.link.tell(FromShim::HolderLost);
         }
     }
 
@@ -73,6 +62,7 @@ impl Shim {
                 Some(Err(failure)) => {
                     let (launch, links) = (payload.id, std::mem::take(&mut payload.links));
                     self.phase = Phase::Idle;
+                    self.kept.clear();
                     // It may have been stopped before its exec could fail.
                     self.sweep = None;
                     self.undo(&links);
@@ -100,6 +90,10 @@ impl Shim {
         if !ending && !self.clean_wanted && self.leaving.is_none() {
             return None;
         }
+        if self.clean_wanted && !matches!(self.phase, Phase::Busy(_)) {
+            // Before the last look: one that a payload has taken over (ptrace(2)) may have forked, or do it yet.
+            self.end_holder();
+        }
         let known: Vec<Pid> = match &self.phase {
             Phase::Busy(payload) => Some(payload.pid),
             Phase::Idle | Phase::Ended(_) => None,
@@ -125,47 +119,59 @@ impl Shim {
             self.reap();
             self.settle_exec(now_us);
             self.finish_sweep(now_ms);
+            if self.clean_wanted {
+                return self.drive_sweep(now_us);
+            }
         }
         None
     }
 
     fn finish_sweep(&mut self, now_ms: u64) {
         let Some(sweep) = self.sweep.take() else { return };
-        if let Phase::Busy(payload) = &self.phase {
-            let Some(status) = payload.status else { return };
-            let report = ExitReport {
-                launch: payload.id,
-                status,
-                usage: payload.usage,
-                cgroup: self.cgroup.figures(&self.processes),
-                leftover_processes: sweep.leftovers(),
-                stopped: payload.stopped,
-            };
-            self.phase = Phase::Ended(report.clone());
-            self.link.tell(FromShim::Exited(report));
-        }
+        let Phase::Busy(payload) = &self.phase else {
+            if self.clean_wanted {
+                self.clean(sweep.killed(), now_ms);
+            }
+            return;
+        };
+        let Some(status) = payload.status else { return };
+        let report = ExitReport {
+            launch: payload.id,
+            status,
+            usage: payload.usage,
+            cgroup: self.cgroup.figures(&self.processes),
+            leftover_processes: sweep.leftovers(),
+            stopped: payload.stopped,
+        };
+        self.phase = Phase::Ended(report.clone());
+        self.link.tell(FromShim::Exited(report));
         if self.clean_wanted {
-            self.clean(sweep.killed(), now_ms);
+            // Clean goes on from here, and counts on.
+            self.sweep = Some(sweep);
         }
     }
 
     fn clean(&mut self, killed: u32, now_ms: u64) {
         self.clean_wanted = false;
         let mut report = CleanReport { processes: killed, ..CleanReport::default() };
-        self.holders_lost = 0;
-        let renewed = self.renew_holder();
         clean::folders(ROOTS, &mut report);
         ipc::remove_own(geteuid().as_raw(), &mut report);
-        if own_limits() != self.limits || !renewed || self.processes.check().is_err() {
+        if Standing::now() != self.standing || self.processes.check().is_err() {
             report.failures = report.failures.saturating_add(1);
         }
         self.phase = Phase::Idle;
-        self.lent.clear();
-        self.lend_objection = None;
-        sys::trim_heap();
+        self.kept.clear();
+        self.helped = false;
+        self.is_unclean = report.failures > 0;
+        if self.memory_grew {
+            sys::trim_heap();
+        }
         self.link.tell(FromShim::Cleaned(report));
         if self.terminate {
             self.leave(Exit::Terminated, now_ms);
+        } else if std::mem::take(&mut self.holder_used) {
+            // The next payload is likely to be of the same kind; its holder starts while the pilot is busy.
+            self.holder = Holder::start(self.is_alone()).ok();
         }
     }
 }
@@ -180,8 +186,10 @@ fn wait_status(raw: i32) -> Option<WaitStatus> {
     }
 }
 
-/// wait4(2) tells of a child what it used itself and what it had waited for; summed over every child that is reaped
-/// while the payload is there, this is RUSAGE_CHILDREN without the holder and the helpers.
+/// wait4(2) tells of a child what it used itself and what it had waited for. Counted are the payload's first process and
+/// every orphan that is reaped until `Exited`; not the holder, not the helpers, not what a parent that ignores SIGCHLD
+/// never waited for. The sum starts at zero with each payload, and so does the maximum, which is that of one process and
+/// never below our own peak: a program that has just been executed is told the peak of the memory it came from.
 fn add(payload: &mut Payload, usage: &libc::rusage) {
     let micros = |time: libc::timeval| {
         u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)

@@ -4,6 +4,9 @@
 //! it has. Therefore it is not a fork of PID 1 but executes the program anew: its memory never held the nonce, a
 //! launch or a result. Its standard streams are the private socket, so that it holds nothing else.
 //!
+//! There is one only while stages are lent. It is ended by Clean, because a payload may have changed it; after a payload
+//! with stages the next one is started at once, and waits.
+//!
 //! It dies with PID 1. It blocks every signal, so that a payload's `kill(-1, SIGTERM)` is not its end; SIGKILL is, and
 //! PID 1 then ends the payload. PID 1 talks to it only while no payload runs and believes nothing but a number.
 //!
@@ -22,6 +25,7 @@ use wire::frame::{FRAME_FDS_MAX, receive, send};
 
 use crate::clock::span_ms;
 use crate::failure::Failure;
+use crate::launch::{self, Started};
 use crate::sys::{self, Program};
 
 /// The argument that makes this program a holder.
@@ -37,16 +41,14 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Starts one; does not wait for it.
+    /// Starts one; does not wait until it can serve. `alone` as in [`crate::launch::start`].
     ///
     /// # Errors
     /// When there is no memory or no `/proc/self/exe`.
-    pub(crate) fn start() -> Result<Self, Failure> {
+    pub(crate) fn start(alone: bool) -> Result<Self, Failure> {
         let flags = SocketFlags::CLOEXEC;
         let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .map_err(Failure::at("holder"))?;
-        let (_, report) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Failure::at("holder"))?;
         let program = Program {
             candidates: vec![c"/proc/self/exe".into()],
             argv: vec![c"payload-shim".into(), std::ffi::CString::new(ARGUMENT).unwrap_or_default()],
@@ -56,8 +58,11 @@ impl Holder {
             rlimits: Vec::new(),
         };
         let places = [(theirs.as_fd(), 0), (theirs.as_fd(), 1), (theirs.as_fd(), 2)];
-        let pid =
-            sys::spawn(&program, &places, report.as_fd()).map_err(|error| Failure::of("holder", &error))?;
+        let Started { pid, exec } = launch::spawn(&program, &places, alone)
+            .map_err(|failure| Failure { step: "holder", ..failure })?;
+        if let Some(Err(failure)) = exec.outcome() {
+            return Err(Failure { step: "holder", ..failure });
+        }
         Ok(Self { pid, socket })
     }
 
@@ -66,14 +71,16 @@ impl Holder {
         self.pid
     }
 
-    /// Ends it and waits for that, so that the next payload does not meet it. Whether it was gone in time.
-    pub(crate) fn end(self) -> bool {
+    /// Ends it and waits for that, so that the next payload does not meet it. One that hangs in the kernel is found by
+    /// the next look at the process table.
+    pub(crate) fn end(self) {
         self.kill();
         // Linux before 5.3 has no such descriptor; the loop reaps it then.
-        let Ok(process) = pidfd_open(self.pid, PidfdFlags::empty()) else { return true };
+        let Ok(process) = pidfd_open(self.pid, PidfdFlags::empty()) else { return };
         let mut ended = [PollFd::new(&process, PollFlags::IN)];
-        let in_time = matches!(poll(&mut ended, Some(&span_ms(ANSWER_MS_MAX))), Ok(1..));
-        in_time && waitpid(Some(self.pid), WaitOptions::NOHANG).is_ok()
+        if matches!(poll(&mut ended, Some(&span_ms(ANSWER_MS_MAX))), Ok(1..)) {
+            let _ = waitpid(Some(self.pid), WaitOptions::NOHANG);
+        }
     }
 
     /// Ends it. The loop reaps.

@@ -5,11 +5,11 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, major, minor, openat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
-use wire::slot::{Launch, LaunchId, Rlimit};
+use wire::slot::{Launch, Rlimit};
 
 use crate::failure::Failure;
 use crate::holder::Holder;
@@ -26,15 +26,24 @@ pub(crate) struct Started {
     pub(crate) exec: Execution,
 }
 
-/// The pipe on which a child tells that its program was not executed.
+/// How it is known whether a child's program was executed.
 #[derive(Debug)]
-pub(crate) struct Execution(OwnedFd);
+pub(crate) enum Execution {
+    /// It is known already.
+    Known(Result<(), Failure>),
+    /// The child tells on this pipe.
+    Awaited(OwnedFd),
+}
 
 impl Execution {
     /// `None` while it is undecided.
     pub(crate) fn outcome(&self) -> Option<Result<(), Failure>> {
+        let pipe = match self {
+            Self::Known(outcome) => return Some(*outcome),
+            Self::Awaited(pipe) => pipe,
+        };
         let mut message = [0; 8];
-        match rustix::io::read(&self.0, &mut message) {
+        match rustix::io::read(pipe, &mut message) {
             Ok(0) => Some(Ok(())),
             Ok(_) => {
                 let (numbers, _) = message.as_chunks::<4>();
@@ -45,11 +54,13 @@ impl Execution {
             Err(errno) => Some(Err(Failure::at("exec")(errno))),
         }
     }
-}
 
-impl AsFd for Execution {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// What to poll while it is undecided.
+    pub(crate) fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Known(_) => None,
+            Self::Awaited(pipe) => Some(pipe.as_fd()),
+        }
     }
 }
 
@@ -64,17 +75,17 @@ fn step_name(number: i32) -> &'static str {
     named.into_iter().find(|(step, _)| *step as i32 == number).map_or("child", |(_, name)| name)
 }
 
-/// Creates the marker that says: this id has had its run.
-///
-/// # Errors
-/// `EEXIST` when it had; anything else when the marker can't be made, and then it must not run either.
-pub(crate) fn mark(control: BorrowedFd<'_>, id: LaunchId) -> Result<(), Failure> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(control, format!("ran/{id}"), flags, Mode::from(0o600)).map(drop).map_err(Failure::at("marker"))
+/// Puts the null device in place of the standard streams that were not given.
+pub(crate) fn fill(stdio: &mut [Option<OwnedFd>; 3]) -> Result<(), Failure> {
+    for place in stdio.iter_mut().filter(|place| place.is_none()) {
+        *place = Some(null()?);
+    }
+    Ok(())
 }
 
-/// The null device, and only that: an image may bring a file of that name, which would grow.
-pub(crate) fn null() -> Result<OwnedFd, Failure> {
+/// The null device, and only that: an image may bring a file of that name, which would grow. Opened anew for each, so
+/// that no two payloads share an open file description, on which locks and flags would stay.
+fn null() -> Result<OwnedFd, Failure> {
     let at = Failure::at("/dev/null");
     let fd = openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
         .map_err(&at)?;
@@ -91,11 +102,15 @@ pub(crate) fn null() -> Result<OwnedFd, Failure> {
 pub(crate) fn links(
     launch: &Launch,
     stages: &[Stage],
-    holder: Option<&Holder>,
+    holder: &mut Option<Holder>,
+    alone: bool,
 ) -> Result<Vec<Link>, Failure> {
     let mut links = Vec::with_capacity(stages.len() + launch.links.len());
     if !stages.is_empty() {
-        let holder = holder.ok_or(Failure::at("holder")(Errno::SRCH))?;
+        let holder = match holder {
+            Some(holder) => holder,
+            None => holder.insert(Holder::start(alone)?),
+        };
         let fds: Vec<BorrowedFd<'_>> = stages.iter().map(|stage| stage.fd.as_fd()).collect();
         let numbers = holder.hold(&fds)?;
         links.extend(stages.iter().zip(numbers).map(|(stage, number)| {
@@ -121,37 +136,58 @@ pub(crate) fn objection(launch: &Launch) -> Option<String> {
     relative.map(|link| format!("the target of input {} is not absolute", link.name))
 }
 
-/// Forks the payload's first process.
-pub(crate) fn start(launch: Launch, sorted: &Sorted, null: &OwnedFd) -> Result<Started, Failure> {
+/// Starts the payload's first process. `alone` is whether no process that is not ours can be in the slot.
+pub(crate) fn start(launch: Launch, sorted: &Sorted, alone: bool) -> Result<Started, Failure> {
     let mut env = launch.env;
     env.retain(|variable| !variable.starts_with(VARIABLE_PREFIX.as_bytes()));
-    let mut places = stdio(&sorted.stdio, null);
+    let mut places = stdio(&sorted.stdio);
     for (stage, number) in sorted.stages.iter().zip(FIRST_FD..) {
         env.push(format!("{}={number}", stage.variable()).into_bytes());
         places.push((stage.fd.as_fd(), number));
     }
     let rlimits = launch.rlimits.iter().map(|limit| number_of(*limit)).collect();
-    fork(program(launch.argv, env, launch.cwd, launch.umask, rlimits)?, &places)
+    let program = program(launch.argv, env, launch.cwd, launch.umask, rlimits)?;
+    spawn(&program, &places, alone)
+}
+
+/// Forks; when `alone`, without copying our memory, and comes back when the exec is decided.
+pub(crate) fn spawn(
+    program: &Program,
+    places: &[(BorrowedFd<'_>, i32)],
+    alone: bool,
+) -> Result<Started, Failure> {
+    if !alone {
+        return fork(program, places);
+    }
+    let (pid, failed) = sys::spawn_alone(program, places).map_err(|error| Failure::of("fork", &error))?;
+    let outcome = failed.map_or(Ok(()), |(step, errno)| Err(Failure { step: step_name(step), errno }));
+    Ok(Started { pid, exec: Execution::Known(outcome) })
 }
 
 /// Forks a helper.
-pub(crate) fn start_helper(
-    exec: wire::slot::Exec,
-    sorted: &Sorted,
-    null: &OwnedFd,
-) -> Result<Started, Failure> {
-    fork(program(exec.argv, exec.env, exec.cwd, 0o022, Vec::new())?, &stdio(&sorted.stdio, null))
+pub(crate) fn start_helper(exec: wire::slot::Exec, sorted: &Sorted) -> Result<Started, Failure> {
+    fork(&program(exec.argv, exec.env, exec.cwd, 0o022, Vec::new())?, &stdio(&sorted.stdio))
 }
 
-fn stdio<'a>(given: &'a [Option<OwnedFd>; 3], null: &'a OwnedFd) -> Vec<(BorrowedFd<'a>, i32)> {
-    given.iter().map(|fd| fd.as_ref().unwrap_or(null).as_fd()).zip(0..).collect()
+/// The payload's output streams that must not be closed before Clean: a FIFO that is open both ways has no end of file
+/// to wait for, and what is in it is lost when the last who has it open goes, while the pilot is away.
+pub(crate) fn lossy(stdio: [Option<OwnedFd>; 3]) -> Vec<OwnedFd> {
+    let is_lossy = |fd: &OwnedFd| {
+        fcntl_getfl(fd).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
+            && fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+    };
+    stdio.into_iter().skip(1).flatten().filter(is_lossy).collect()
 }
 
-fn fork(program: Program, places: &[(BorrowedFd<'_>, i32)]) -> Result<Started, Failure> {
+fn stdio(given: &[Option<OwnedFd>; 3]) -> Vec<(BorrowedFd<'_>, i32)> {
+    given.iter().zip(0..).filter_map(|(fd, number)| Some((fd.as_ref()?.as_fd(), number))).collect()
+}
+
+fn fork(program: &Program, places: &[(BorrowedFd<'_>, i32)]) -> Result<Started, Failure> {
     let (reader, writer) =
         pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(Failure::at("pipe"))?;
-    let pid = sys::spawn(&program, places, writer.as_fd()).map_err(|error| Failure::of("fork", &error))?;
-    Ok(Started { pid, exec: Execution(reader) })
+    let pid = sys::spawn(program, places, writer.as_fd()).map_err(|error| Failure::of("fork", &error))?;
+    Ok(Started { pid, exec: Execution::Awaited(reader) })
 }
 
 fn program(

@@ -7,9 +7,9 @@
 //!                                v                              | /stage/in/x -> /proc/<holder>/fd/N
 //!                              holder <-------------------------+
 //! ```
-//! Two processes, because a payload has the same uid as they. PID 1 is not dumpable, so the payload can neither trace
-//! it nor take its descriptors; it keeps the control socket. The holder is dumpable, so that links into its
-//! `/proc/<pid>/fd` work; it keeps stage descriptors and nothing else ([`holder`]).
+//! One process, and a second one where stages are lent, because a payload has the same uid as they. PID 1 is not
+//! dumpable, so the payload can neither trace it nor take its descriptors; it keeps the control socket. The holder is
+//! dumpable, so that links into its `/proc/<pid>/fd` work; it keeps stage descriptors and nothing else ([`holder`]).
 //!
 //! One poll loop ([`shim`]) waits for signals, the pilot, the payload's exec and deadlines. What the pilot may say is
 //! in [`wire::slot`]; what each word does is in `orders.rs`; how a payload comes to its end is in `ending.rs`.
@@ -17,13 +17,16 @@
 //! **Must not know:** images, Kubernetes, workflows, which payload is good. An injected PID 1 refuses features.
 //!
 //! # Guarantees
-//! - A launch id runs at most once (a marker file, made before the fork).
+//! - A launch id runs at most once, also after a restart: it is written down before the fork, and the latest 1024 are
+//!   remembered.
+//! - After a Clean without failures there is no process of the payload, nothing of it in [`clean::ROOTS`], no System V
+//!   object, no limit or priority of ours that it changed. After one with failures nothing more is launched.
 //! - When `Exited` is sent, no process of the payload is left but zombies of a holder that the payload has taken over.
 //! - Nothing that the pilot or the payload sends makes it panic.
 //!
 //! # Assumptions
 //! - `/proc` belongs to this PID namespace. Without it nothing is launched.
-//! - As PID 1, everything in the PID namespace but the two processes is the payload's. Not as PID 1 (tests, a pod with a
+//! - As PID 1, everything in the PID namespace but us is the payload's. Not as PID 1 (tests, a pod with a
 //!   shared PID namespace), everything that descends from this process is; it is then a subreaper, so nobody gets away.
 
 pub mod cgroup;
@@ -42,6 +45,8 @@ mod launch;
 mod link;
 mod orders;
 mod privileges;
+mod ran;
+mod standing;
 #[expect(unsafe_code, reason = "fork, exec, wait4, signalfd and the environment have no safe wrapper")]
 mod sys;
 

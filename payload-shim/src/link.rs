@@ -5,8 +5,8 @@
 //!    ^                          |                   |
 //!    '------- end of file, deadline, full buffer ---'
 //! ```
-//! What could not be told while the line was down waits in a bounded outbox. `Launched` and `Exited` don't: the state
-//! in `Hello` tells them.
+//! What could not be told while the line was down waits in a bounded outbox. `Launched`, `Exited` and `Cleaned` don't: the
+//! state in `Hello` tells them.
 //!
 //! **Must not know:** what the messages do.
 
@@ -22,7 +22,8 @@ use wire::version::PROTOCOL;
 /// Time for the first connection and for each Welcome: longer than a pilot's container takes to start after ours.
 const WELCOME_MS_MAX: u64 = 30_000;
 const RETRY_MS_MIN: u64 = 20;
-const RETRY_MS_MAX: u64 = 1000;
+/// A pilot that is restarted is back soon; four tries a second cost nothing in ten minutes either.
+const RETRY_MS_MAX: u64 = 250;
 /// Messages that wait for the pilot; helpers are bounded, so only a pilot that never comes back fills it.
 const OUTBOX_MAX: usize = 64;
 
@@ -90,6 +91,11 @@ impl Link {
         self.orphaned_at_ms.is_some_and(|at| now_ms >= at)
     }
 
+    /// Whether there is nobody at the other end.
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self.state, State::Down { .. })
+    }
+
     /// What to poll.
     pub(crate) fn socket(&self) -> Option<&OwnedFd> {
         match &self.state {
@@ -113,7 +119,10 @@ impl Link {
         self.now_ms = now_ms;
         match self.state {
             State::Down { retry_at_ms } if now_ms >= retry_at_ms => {
-                self.outbox.retain(|told| !matches!(told, FromShim::Launched { .. } | FromShim::Exited(_)));
+                let is_in_state = |told: &FromShim| {
+                    matches!(told, FromShim::Launched { .. } | FromShim::Exited(_) | FromShim::Cleaned(_))
+                };
+                self.outbox.retain(|told| !is_in_state(told));
                 let hello = FromShim::Hello { protocol: PROTOCOL, nonce: self.nonce, state: state() };
                 let greeted = self.connect().ok().filter(|socket| put(socket, &hello).is_ok());
                 if let Some(socket) = greeted {

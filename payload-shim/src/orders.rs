@@ -32,13 +32,20 @@ impl Shim {
             ToShim::Exec(exec) => self.exec(exec, fds),
             ToShim::Clean => {
                 self.clean_wanted = true;
+                // What is lent from here on is for the next payload.
+                self.forget_lent();
                 self.stop_now();
             }
             ToShim::Retire => self.leave(Exit::Retired, now_ms),
+            ToShim::SignalExec { id, signal } => self.signal_companion(id, signal),
         }
     }
 
     fn lend(&mut self, roles: Vec<FdRole>, fds: Vec<OwnedFd>) {
+        if matches!(self.phase, Phase::Idle) && !self.clean_wanted && self.holder.is_none() {
+            // It will be needed: it starts while the rest arrives. The launch tries again, and says why not.
+            self.holder = Holder::start(self.is_alone()).ok();
+        }
         match pair(roles, fds) {
             Ok(pairs) if self.lent.len() + pairs.len() <= STAGES_MAX + 3 => self.lent.extend(pairs),
             Ok(_) => self.lend_objection = Some(format!("more than {STAGES_MAX} stages were lent")),
@@ -63,6 +70,7 @@ impl Shim {
                     let text = "the roles in the frame and in the launch differ";
                     return self.refuse(launch.id, LaunchRefusal::BadRequest(text.into()));
                 }
+                self.memory_grew = true;
                 self.launch(launch, fds);
                 sys::trim_heap();
             }
@@ -70,9 +78,14 @@ impl Shim {
         }
     }
 
-    fn refuse(&mut self, launch: LaunchId, refusal: LaunchRefusal) {
+    /// Closes what was lent for a launch that does not come.
+    pub(crate) fn forget_lent(&mut self) {
         self.lent.clear();
         self.lend_objection = None;
+    }
+
+    fn refuse(&mut self, launch: LaunchId, refusal: LaunchRefusal) {
+        self.forget_lent();
         self.link.tell(FromShim::LaunchRefused { launch, refusal });
     }
 
@@ -81,6 +94,9 @@ impl Shim {
         let id = launch.id;
         if !matches!(self.phase, Phase::Idle) || self.clean_wanted || self.leaving.is_some() {
             return self.refuse(id, LaunchRefusal::Busy);
+        }
+        if self.is_unclean {
+            return self.refuse(id, Failure::at("clean")(Errno::UCLEAN).into());
         }
         let mut given = std::mem::take(&mut self.lent);
         let objection = self.lend_objection.take().or_else(|| launch::objection(&launch));
@@ -91,13 +107,14 @@ impl Shim {
                 stages::sort(given, &launch.links)
             }
         };
-        let sorted = match sorted {
+        let mut sorted = match sorted {
             Ok(sorted) => sorted,
             Err(objection) => return self.refuse(id, LaunchRefusal::BadRequest(objection)),
         };
         let mut links = Vec::new();
-        match self.try_launch(launch, &sorted, &mut links) {
+        match self.try_launch(launch, &mut sorted, &mut links) {
             Ok(Started { pid, exec }) => {
+                self.kept = launch::lossy(sorted.stdio);
                 self.phase = Phase::Busy(Box::new(Payload {
                     id,
                     pid,
@@ -114,7 +131,7 @@ impl Shim {
                 self.undo(&links);
                 if links.is_empty() && !sorted.stages.is_empty() {
                     // It may hold some of them, or answer late.
-                    self.renew_holder();
+                    self.end_holder();
                 }
                 let ran = Failure::at("marker")(Errno::EXIST);
                 let refusal = if failure == ran { LaunchRefusal::AlreadyRun } else { failure.into() };
@@ -126,16 +143,25 @@ impl Shim {
     fn try_launch(
         &mut self,
         launch: Launch,
-        sorted: &stages::Sorted,
+        sorted: &mut stages::Sorted,
         links: &mut Vec<stages::Link>,
     ) -> Result<Started, Failure> {
         // Without it the payload's processes can't be found, so they could not be ended either.
         self.processes.check().map_err(Failure::at("proc"))?;
-        let null = launch::null()?;
-        launch::mark(self.link.control(), launch.id)?;
-        *links = launch::links(&launch, &sorted.stages, self.holder.as_ref())?;
+        launch::fill(&mut sorted.stdio)?;
+        self.ran.add(self.link.control(), launch.id)?;
+        let alone = self.is_alone();
+        self.holder_used = !sorted.stages.is_empty();
+        *links = launch::links(&launch, &sorted.stages, &mut self.holder, alone)?;
         stages::make_links(links)?;
-        launch::start(launch, sorted, &null)
+        launch::start(launch, sorted, alone)
+    }
+
+    /// Whether a child can be started on our own memory while we stand still. Nobody may be there who could stop it on
+    /// its way: nobody is between Clean and a launch, unless a helper was asked for. And what a program uses at most is
+    /// counted from the peak of the memory that it came from, so ours must not have been large.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.processes.is_init() && !self.helped && !self.memory_grew
     }
 
     /// Takes back what a launch that failed has made. Only links that are ours can be there: an alien of that name
@@ -143,17 +169,15 @@ impl Shim {
     pub(crate) fn undo(&mut self, links: &[stages::Link]) {
         if !links.is_empty() {
             stages::remove_links(links);
-            self.renew_holder();
+            self.end_holder();
         }
     }
 
-    /// A fresh holder holds nothing, whatever was done to the one before.
-    /// Whether the old one is gone and the new one there.
-    pub(crate) fn renew_holder(&mut self) -> bool {
-        let gone = self.holder.take().is_none_or(Holder::end);
-        // Without one, launches with stages are refused and name the step.
-        self.holder = Holder::start().ok();
-        gone && self.holder.is_some()
+    /// The next one holds nothing, whatever was done to this one.
+    pub(crate) fn end_holder(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            holder.end();
+        }
     }
 
     fn signal(&mut self, signal: i32) {
@@ -162,6 +186,13 @@ impl Shim {
         {
             // Not reaped, so the PID is its own. EPERM can't be: same uid, no privileges gained.
             let _ = sys::kill(Some(payload.pid), signal);
+        }
+    }
+
+    fn signal_companion(&self, id: u32, signal: i32) {
+        if let Some(companion) = self.companions.iter().find(|companion| companion.id == id) {
+            // On the list until it is reaped, so the PID is its own.
+            let _ = sys::kill(Some(companion.pid), signal);
         }
     }
 
@@ -202,7 +233,10 @@ impl Shim {
             start_companion(exec, fds)
         };
         match started {
-            Ok(Started { pid, exec }) => self.companions.push(Companion { id, pid, exec }),
+            Ok(Started { pid, exec }) => {
+                self.helped = true;
+                self.companions.push(Companion { id, pid, exec });
+            }
             Err(errno) => self.link.tell(FromShim::ExecEnded { id, status: Err(errno) }),
         }
     }
@@ -211,12 +245,12 @@ impl Shim {
 fn start_companion(exec: Exec, fds: Vec<OwnedFd>) -> Result<Started, i32> {
     let invalid = |_| Errno::INVAL.raw_os_error();
     let given = pair(exec.fds.clone(), fds).map_err(invalid)?;
-    let sorted = stages::sort(given, &[]).map_err(invalid)?;
+    let mut sorted = stages::sort(given, &[]).map_err(invalid)?;
     if !sorted.stages.is_empty() || !exec.cwd.starts_with(b"/") {
         return Err(Errno::INVAL.raw_os_error());
     }
-    let null = launch::null().map_err(|failure| failure.errno)?;
-    launch::start_helper(exec, &sorted, &null).map_err(|failure| failure.errno)
+    launch::fill(&mut sorted.stdio).map_err(|failure| failure.errno)?;
+    launch::start_helper(exec, &sorted).map_err(|failure| failure.errno)
 }
 
 fn pair(roles: Vec<FdRole>, fds: Vec<OwnedFd>) -> Result<Vec<(FdRole, OwnedFd)>, String> {

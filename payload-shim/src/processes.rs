@@ -3,6 +3,12 @@
 //! As PID 1 of a PID namespace: all in `/proc` but ourselves and the holder. Otherwise (tests, a pod with a shared PID
 //! namespace): all that descend from us; as subreaper we inherit every orphan, so the tree is complete.
 //!
+//! # Looking costs little when nobody is there
+//! `/proc` lists what is not a process first, then the processes in the order of their PIDs, PID 1 before all others. Its
+//! place is remembered, and a look starts there: one seek, one read of a few bytes. That the listing begins with PID 1 is
+//! checked each time; if it does not, everything is read. Not "no children are left" (ECHILD): who entered the namespace
+//! from outside is nobody's child here, but must not be left either (pid_namespaces(7)).
+//!
 //! # Against processes that multiply
 //! A pass lists and kills; what was forked between the two is in the next pass. From the second pass on everybody is
 //! stopped before anybody is killed, so that nobody forks while others die. If new ones still turn up after
@@ -10,9 +16,10 @@
 //!
 //! **Must not know:** payloads, launches, who asked.
 
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{CWD, Dir, Mode, OFlags, RawDir, SeekFrom, openat, readlinkat, seek};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
 
@@ -20,6 +27,8 @@ use crate::sys;
 
 /// Passes with newcomers before the last resort.
 const PASSES_MAX: u32 = 50;
+/// Room for a part of a listing; 24 bytes and more a process.
+const LISTING_BYTES: usize = 2048;
 
 /// One line of the process table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +46,8 @@ pub struct Process {
 pub struct Processes {
     own: Pid,
     proc: Option<OwnedFd>,
+    /// Where in the listing we are, as PID 1.
+    from: Option<u64>,
 }
 
 impl Processes {
@@ -44,7 +55,10 @@ impl Processes {
     #[must_use]
     pub fn open() -> Self {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Self { own: getpid(), proc: openat(CWD, c"/proc", flags, Mode::empty()).ok() }
+        let own = getpid();
+        let proc = openat(CWD, c"/proc", flags, Mode::empty()).ok();
+        let from = proc.as_ref().filter(|_| own.is_init()).and_then(|proc| place_of(proc, own));
+        Self { own, proc, from }
     }
 
     /// Whether this is PID 1 of a namespace, so that all processes but two are the payload's.
@@ -72,20 +86,44 @@ impl Processes {
     /// When `/proc` can't be read.
     pub fn list(&self, holder: Option<Pid>) -> Result<Vec<Process>, Errno> {
         let mut all = Vec::new();
-        // A fresh open file each time: directory offsets are shared with the descriptor.
-        for entry in Dir::read_from(self.proc()?)? {
-            let Some(pid) = parse_number(entry?.file_name().to_bytes()).and_then(Pid::from_raw) else {
-                continue;
-            };
-            if pid != self.own {
-                all.extend(self.read(pid));
-            }
-        }
+        let pids = match self.from.and_then(|from| self.others(from)) {
+            Some(pids) => pids,
+            None => self.everybody()?,
+        };
+        // The holder's line would be read for nothing where it is not needed for the family.
+        let wanted =
+            pids.into_iter().filter(|&pid| pid != self.own && (!self.is_init() || Some(pid) != holder));
+        all.extend(wanted.filter_map(|pid| self.read(pid)));
         if !self.is_init() {
             keep_descendants(&mut all, self.own.as_raw_nonzero().get());
         }
         all.retain(|process| Some(process.pid) != holder);
         Ok(all)
+    }
+
+    /// Every PID but our own, from the place where ours is listed; `None` when it is not there.
+    fn others(&self, from: u64) -> Option<Vec<Pid>> {
+        let proc = self.proc.as_ref()?;
+        seek(proc, SeekFrom::Start(from)).ok()?;
+        let mut space = [MaybeUninit::uninit(); LISTING_BYTES];
+        let mut entries = RawDir::new(proc, &mut space);
+        if number_in(entries.next()?.ok()?.file_name().to_bytes()) != Some(self.own) {
+            return None;
+        }
+        let mut pids = Vec::new();
+        while let Some(entry) = entries.next() {
+            pids.extend(number_in(entry.ok()?.file_name().to_bytes()));
+        }
+        Some(pids)
+    }
+
+    fn everybody(&self) -> Result<Vec<Pid>, Errno> {
+        let mut pids = Vec::new();
+        // A fresh open file each time: directory offsets are shared with the descriptor.
+        for entry in Dir::read_from(self.proc()?)? {
+            pids.extend(number_in(entry?.file_name().to_bytes()));
+        }
+        Ok(pids)
     }
 
     fn proc(&self) -> Result<&OwnedFd, Errno> {
@@ -102,6 +140,25 @@ impl Processes {
         let (zombie, parent) = parse_stat(text.get(..length)?)?;
         Some(Process { pid, parent, zombie })
     }
+}
+
+/// The place of `own` in the listing: what the entry before it says comes next.
+fn place_of(proc: &OwnedFd, own: Pid) -> Option<u64> {
+    let mut space = [MaybeUninit::uninit(); LISTING_BYTES];
+    let mut entries = RawDir::new(proc, &mut space);
+    let mut before = None;
+    while let Some(entry) = entries.next() {
+        let entry = entry.ok()?;
+        if number_in(entry.file_name().to_bytes()) == Some(own) {
+            return before;
+        }
+        before = Some(entry.next_entry_cookie());
+    }
+    None
+}
+
+fn number_in(text: &[u8]) -> Option<Pid> {
+    parse_number(text).and_then(Pid::from_raw)
 }
 
 fn parse_number(text: &[u8]) -> Option<i32> {

@@ -7,8 +7,8 @@
 //!    '---- refused ---------'                                 |
 //!    '------------------------- Clean ------------------------'
 //! ```
-//! `Busy` begins at the fork: `Launched` or `LaunchRefused` follows when the child's pipe tells. From the end of the
-//! first process on, a [`Sweep`] kills the others, one pass a turn. The same sweep serves Clean and leaving.
+//! `Busy` begins at the fork: `Launched` or `LaunchRefused` follows when it is known whether the program was executed: at
+//! once where nobody else is in the slot, else when the child's pipe tells. From the end of the first process on, a [`Sweep`] kills the others, one pass a turn. The same sweep serves Clean and leaving.
 //!
 //! # Signals
 //! All are blocked; SIGTERM and SIGCHLD are read. A SIGTERM from inside the slot is ignored: one from outside the PID
@@ -18,21 +18,22 @@
 //!
 //! **Must not know:** how a program is started, how a folder is cleaned, what goes over the line.
 
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit};
+use rustix::process::Pid;
 use wire::slot::{ExitReport, FdRole, LaunchId, ShimState, Usage, WaitStatus};
 
 use crate::cgroup::Cgroup;
 use crate::clock::{now_us, span_ms};
-use crate::failure::Failure;
 use crate::holder::Holder;
 use crate::launch::Execution;
 use crate::link::{Heard, Link};
 use crate::processes::{Processes, Sweep};
+use crate::ran::Ran;
 use crate::settings::Settings;
+use crate::standing::Standing;
 use crate::sys;
 
 /// Exit code for a fault of our own.
@@ -113,62 +114,84 @@ pub(crate) struct Companion {
 /// Everything PID 1 has.
 #[derive(Debug)]
 pub struct Shim {
-    pub(crate) signals: std::os::fd::OwnedFd,
+    pub(crate) signals: OwnedFd,
     pub(crate) link: Link,
     pub(crate) processes: Processes,
     pub(crate) cgroup: Cgroup,
+    pub(crate) ran: Ran,
+    /// From the first stage that is lent to Clean; and a fresh one after it, when a payload with stages went before.
     pub(crate) holder: Option<Holder>,
-    /// Holders that died while idle since the last Clean.
-    pub(crate) holders_lost: u32,
+    /// Whether the last launch had stages.
+    pub(crate) holder_used: bool,
     pub(crate) phase: Phase,
-    pub(crate) lent: Vec<(FdRole, std::os::fd::OwnedFd)>,
+    /// Output streams that stay open until Clean.
+    pub(crate) kept: Vec<OwnedFd>,
+    pub(crate) lent: Vec<(FdRole, OwnedFd)>,
     /// What was wrong with a Lend; there is no answer to it, so the launch it belongs to is refused.
     pub(crate) lend_objection: Option<String>,
     pub(crate) companions: Vec<Companion>,
+    /// Whether a companion was started since the last Clean; it may have left something behind.
+    pub(crate) helped: bool,
+    /// Whether a launch that is longer than a frame was ever read.
+    pub(crate) memory_grew: bool,
+    /// Whether the last Clean left something; no payload may meet that.
+    pub(crate) is_unclean: bool,
     pub(crate) sweep: Option<Sweep>,
     pub(crate) clean_wanted: bool,
     /// SIGTERM came while it could not be obeyed.
     pub(crate) terminate: bool,
     pub(crate) leaving: Option<(Exit, u64)>,
-    pub(crate) limits: Vec<Rlimit>,
+    pub(crate) standing: Standing,
 }
 
 impl Shim {
-    /// Opens what the loop needs and starts the stage holder.
+    /// Opens what the loop needs.
     ///
     /// # Errors
-    /// When the kernel refuses a descriptor or a process.
+    /// When the kernel refuses a descriptor, or there is no process table of our own.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let signals = sys::signal_descriptor(&[libc::SIGTERM, libc::SIGCHLD]).map_err(StartError::Signals)?;
-        let holder = Holder::start()?;
+        let processes = Processes::open();
+        processes.check().map_err(|errno| StartError::Processes(errno.into()))?;
         Ok(Self {
             signals,
             link: Link::new(settings.control, settings.nonce, now_us() / 1000),
-            processes: Processes::open(),
+            processes,
             cgroup: Cgroup::new(settings.cgroup),
-            holder: Some(holder),
-            holders_lost: 0,
+            ran: Ran::default(),
+            holder: None,
+            holder_used: false,
             phase: Phase::Idle,
+            kept: Vec::new(),
             lent: Vec::new(),
             lend_objection: None,
             companions: Vec::new(),
+            helped: false,
+            memory_grew: false,
+            is_unclean: false,
             sweep: None,
             clean_wanted: false,
             terminate: false,
             leaving: None,
-            limits: own_limits(),
+            standing: Standing::now(),
         })
     }
 
     /// Runs until there is a reason to exit.
     pub fn run(&mut self) -> Exit {
         loop {
-            self.reap();
             let now_us = now_us();
+            // That it was launched is told before anything that it did.
+            self.settle_exec(now_us);
+            self.reap();
             let now_ms = now_us / 1000;
             self.settle_exec(now_us);
             if let Some(exit) = self.drive_sweep(now_us) {
                 return exit;
+            }
+            if self.link.is_down() {
+                // What is lent belongs to a launch that will not come: the next pilot lends its own.
+                self.forget_lent();
             }
             let state = self.state();
             self.link.tick(now_ms, || state);
@@ -204,10 +227,9 @@ impl Shim {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         let pilot = self.link.socket().filter(|_| self.leaving.is_none());
         fds.extend(pilot.map(|socket| PollFd::new(socket, PollFlags::IN)));
-        if let Phase::Busy(payload) = &self.phase
-            && let Some(exec) = &payload.exec
-        {
-            fds.push(PollFd::from_borrowed_fd(exec.as_fd(), PollFlags::IN));
+        if let Phase::Busy(payload) = &self.phase {
+            let exec = payload.exec.as_ref().and_then(Execution::pipe);
+            fds.extend(exec.map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::IN)));
         }
         let span = self.deadline_ms(now_ms).map(|at| span_ms(at.saturating_sub(now_ms)));
         poll(&mut fds, span.as_ref())?;
@@ -231,7 +253,9 @@ impl Shim {
     fn read_signals(&mut self, now_ms: u64) {
         // signalfd_siginfo (signalfd(2)): number at 0, code at 8, sender at 12; 128 bytes each.
         let mut records = [0; 128 * 4];
-        while let Ok(length @ 1..) = rustix::io::read(&self.signals, &mut records) {
+        let mut more = true;
+        while more && let Ok(length @ 1..) = rustix::io::read(&self.signals, &mut records) {
+            more = length == records.len();
             for record in records.get(..length).unwrap_or_default().as_chunks::<128>().0 {
                 let word = |at: usize| {
                     record.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, i32::from_ne_bytes)
@@ -282,25 +306,7 @@ pub enum StartError {
     /// No signal descriptor.
     #[error("open a signal descriptor")]
     Signals(#[source] std::io::Error),
-    /// No stage holder.
-    #[error("start the stage holder")]
-    Holder(#[from] Failure),
-}
-
-/// Our own limits: a payload has the same uid and may lower them (prlimit(2)); the next one must not suffer.
-pub(crate) fn own_limits() -> Vec<Rlimit> {
-    let all = [
-        Resource::Cpu,
-        Resource::Fsize,
-        Resource::Data,
-        Resource::Stack,
-        Resource::Core,
-        Resource::Nproc,
-        Resource::Nofile,
-        Resource::Memlock,
-        Resource::As,
-        Resource::Sigpending,
-        Resource::Msgqueue,
-    ];
-    all.into_iter().map(getrlimit).collect()
+    /// Payloads' processes could not be found, so they could not be ended either.
+    #[error("look at the process table in /proc")]
+    Processes(#[source] std::io::Error),
 }

@@ -181,8 +181,12 @@ fn is_symlink(folder: &OwnedFd, name: &str) -> bool {
 }
 
 fn folder(path: &str) -> Result<OwnedFd, Errno> {
-    let made = mkdir("/stage", Mode::from(0o755)).and_then(|()| mkdir(path, Mode::from(0o755)));
-    let made = if made == Err(Errno::EXIST) { mkdir(path, Mode::from(0o755)) } else { made };
+    match open(path) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let made = mkdir(path, Mode::from(0o755))
+        .or_else(|_| mkdir("/stage", Mode::from(0o755)).and_then(|()| mkdir(path, Mode::from(0o755))));
     match (open(path), made) {
         // Why it could not be made says more than that it is missing.
         (Err(Errno::NOENT), Err(errno)) => Err(errno),

@@ -3,8 +3,10 @@
 //! **Must not know:** messages, stages, policy. Each function is one system call or one unbroken sequence of them.
 //!
 //! # From fork to exec
-//! [`spawn`] builds every pointer array before it forks. The child touches only memory that exists already and calls
-//! only functions of signal-safety(7), because it runs on a copy of a heap whose state nobody vouches for.
+//! Every pointer array is built before the fork. The child touches only memory that exists already and calls only
+//! functions of signal-safety(7). [`spawn`]'s child runs on a copy of our memory; [`spawn_alone`]'s runs on our memory
+//! itself, on a stack of its own, while we stand still (vfork(2)): no page tables are copied and torn down again, which
+//! is most of what a fork costs.
 
 use std::ffi::CString;
 use std::io::{Error, Result};
@@ -17,7 +19,10 @@ const SIGNALS_END: i32 = 65;
 /// Where the child keeps the pipe on which it tells why exec failed; below every descriptor of a payload's stages.
 const REPORT_FD: RawFd = 3;
 
-/// What a child does before exec, in the order in which it happens. Numbers are what [`spawn`]'s pipe carries.
+/// Room for the child of [`spawn_alone`] before its exec; only touched pages cost.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// What a child does before exec, in the order in which it happens. The numbers are told when one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// setsid(2).
@@ -54,8 +59,12 @@ fn check(result: libc::c_int) -> Result<libc::c_int> {
 }
 
 /// Blocks every signal but those that the kernel raises for a fault of our own: blocking these would turn a crash into
-/// an endless loop (sigprocmask(2), "Notes").
+/// an endless loop (sigprocmask(2), "Notes"). What was inherited as ignored, and what the runtime of Rust ignores, gets
+/// its default disposition, which children inherit; handlers need not be undone, exec does it.
 pub fn block_signals() {
+    for signal in 1..SIGNALS_END {
+        unignore(signal);
+    }
     // SAFETY: sigset_t is plain data for which all zeros is a value; sigfillset then sets it in full.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is a live local.
@@ -68,6 +77,20 @@ pub fn block_signals() {
     }
     // SAFETY: `set` is initialised; the old mask is not asked for.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// signal(3) would refuse the two numbers that the C library keeps for itself; hence the kernel's own structure:
+/// handler, flags, restorer, mask. All zeros is the default disposition.
+fn unignore(signal: libc::c_int) {
+    let size = size_of::<u64>();
+    let mut old = [0_u64; 4];
+    // SAFETY: `old` is a live local of the size that the kernel writes; nothing is set.
+    let got = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, 0_usize, &raw mut old, size) };
+    if got == 0 && old[0] == libc::SIG_IGN as u64 {
+        let default = [0_u64; 4];
+        // SAFETY: `default` is a live local of the size that the kernel reads; no handler runs anything of ours.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, 0_usize, size) };
+    }
 }
 
 /// A non-blocking descriptor that becomes readable when one of `signals`, which must be blocked, is pending.
@@ -180,6 +203,15 @@ pub(crate) fn wait_any() -> Option<(Pid, i32, libc::rusage)> {
     (pid > 0).then(|| Pid::from_raw(pid).map(|pid| (pid, status, usage))).flatten()
 }
 
+/// Scheduling policy and I/O priority of this process; an error's -1 is a number like others.
+pub(crate) fn policies() -> (i64, i64) {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: a number.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) };
+    // SAFETY: numbers.
+    (policy, unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0) })
+}
+
 /// Gives memory that the allocator keeps for later back to the kernel.
 pub(crate) fn trim_heap() {
     // SAFETY: takes a number of bytes to keep; touches only free memory.
@@ -198,6 +230,32 @@ pub(crate) enum IpcKind {
     Sem,
     /// Message queues.
     Msg,
+}
+
+/// How many objects of a kind the IPC namespace has, whoever owns them; one call instead of reading a table.
+///
+/// # Errors
+/// As shmctl(2), semctl(2), msgctl(2).
+pub(crate) fn count_ipc(kind: IpcKind) -> Result<i32> {
+    // From the kernel's headers; the bindings do not have them all.
+    const MSG_INFO: libc::c_int = 12;
+    const SHM_INFO: libc::c_int = 14;
+    const SEM_INFO: libc::c_int = 19;
+    // Longer than each of the three structures; as words, so that all are aligned.
+    let mut words = [0_u64; 32];
+    let info = (&raw mut words).cast::<libc::c_void>();
+    let at = match kind {
+        // SAFETY: SHM_INFO writes a struct shm_info of 48 bytes.
+        IpcKind::Shm => check(unsafe { libc::shmctl(0, SHM_INFO, info.cast()) }).map(|_| 0),
+        // SAFETY: SEM_INFO writes a struct seminfo of ten int.
+        IpcKind::Sem => check(unsafe { libc::semctl(0, 0, SEM_INFO, info) }).map(|_| 7),
+        // SAFETY: MSG_INFO writes a struct msginfo of 32 bytes.
+        IpcKind::Msg => check(unsafe { libc::msgctl(0, MSG_INFO, info.cast()) }).map(|_| 0),
+    }?;
+    // used_ids is the first int of the first, semusz the eighth of the second, msgpool the first of the third.
+    let bytes = words[at / 2].to_ne_bytes();
+    let (ints, _) = bytes.as_chunks::<4>();
+    Ok(ints.get(at % 2).copied().map_or(0, i32::from_ne_bytes))
 }
 
 /// Removes a System V IPC object.
@@ -225,9 +283,12 @@ struct Child<'a> {
     cwd: *const libc::c_char,
     umask: libc::mode_t,
     rlimits: &'a [(u32, u64)],
-    /// From, to. All different in the second; room to move the first.
-    /// The pipe for failures comes first.
+    /// From, to. All different in the second; room to move the first. The pipe for failures, if any, comes first.
     places: &'a mut [(RawFd, RawFd)],
+    /// Whether the first place is a pipe on which to tell a failure; else it is told in `failed`.
+    piped: bool,
+    /// Step and errno.
+    failed: Option<(i32, i32)>,
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
@@ -235,8 +296,8 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 }
 
 /// Forks and executes `program` with exactly the descriptors in `places`, each under the number beside it (which must
-/// differ, and from 3). `report` is the close-on-exec end of a pipe: a failed step is written there as two native
-/// `i32`, step and errno; success closes it.
+/// differ, and be below 3 or from 10). `report` is the close-on-exec end of a pipe: a failed step is written there as
+/// two native `i32`, step and errno; success closes it.
 ///
 /// # Errors
 /// When fork fails.
@@ -245,12 +306,58 @@ pub(crate) fn spawn(
     places: &[(BorrowedFd<'_>, i32)],
     report: BorrowedFd<'_>,
 ) -> Result<Pid> {
+    // First, so that whatever fails later can be told.
+    let first = Some((report.as_raw_fd(), REPORT_FD));
+    with_child(program, places, first, |child| {
+        // SAFETY: the process has one thread; the child runs `run_child` only, which keeps to signal-safety(7).
+        match check(unsafe { libc::fork() })? {
+            0 => run_child(child),
+            pid => Pid::from_raw(pid).ok_or_else(|| Error::from_raw_os_error(libc::ESRCH)),
+        }
+    })
+}
+
+/// The same without a copy of our memory and without a pipe: comes back when the program was executed or a step has
+/// failed, and says which step and errno that was; the child is then to be waited for like any other.
+///
+/// Nothing but SIGKILL reaches us meanwhile, so nobody may be there who could stop the child on its way.
+///
+/// # Errors
+/// When clone(2) fails.
+pub(crate) fn spawn_alone(
+    program: &Program,
+    places: &[(BorrowedFd<'_>, i32)],
+) -> Result<(Pid, Option<(i32, i32)>)> {
+    let mut stack: Vec<u8> = Vec::with_capacity(STACK_BYTES);
+    // SAFETY: one past the end of the allocation; the child writes below it only, into memory that nobody reads.
+    let top = unsafe { stack.as_mut_ptr().add(STACK_BYTES) };
+    with_child(program, places, None, |child| {
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        // SAFETY: CLONE_VFORK keeps this thread, the only one, from running until the child has left our memory, so
+        // `stack` and `child` outlive its use of them and nothing changes at the same time. It runs `run_child` only,
+        // which neither allocates nor unwinds; its signals are blocked as ours are until just before the exec.
+        let pid = unsafe { libc::clone(enter_child, top.cast(), flags, (&raw mut *child).cast()) };
+        let pid = Pid::from_raw(check(pid)?).ok_or_else(|| Error::from_raw_os_error(libc::ESRCH))?;
+        Ok((pid, child.failed))
+    })
+}
+
+extern "C" fn enter_child(child: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `spawn_alone` passes its `Child`, which nobody else uses while this runs.
+    run_child(unsafe { &mut *child.cast::<Child<'_>>() })
+}
+
+fn with_child<T>(
+    program: &Program,
+    places: &[(BorrowedFd<'_>, i32)],
+    pipe: Option<(RawFd, RawFd)>,
+    start: impl FnOnce(&mut Child<'_>) -> T,
+) -> T {
     let candidates: Vec<_> = program.candidates.iter().map(|s| s.as_ptr()).collect();
     let (argv, env) = (pointers(&program.argv), pointers(&program.env));
-    let mut places: Vec<(RawFd, RawFd)> = places.iter().map(|(fd, to)| (fd.as_raw_fd(), *to)).collect();
-    // First, so that whatever fails later can be told.
-    places.insert(0, (report.as_raw_fd(), REPORT_FD));
-    let mut child = Child {
+    let given = places.iter().map(|(fd, to)| (fd.as_raw_fd(), *to));
+    let mut places: Vec<(RawFd, RawFd)> = pipe.into_iter().chain(given).collect();
+    start(&mut Child {
         candidates: &candidates,
         argv: argv.as_ptr(),
         env: env.as_ptr(),
@@ -258,12 +365,9 @@ pub(crate) fn spawn(
         umask: program.umask,
         rlimits: &program.rlimits,
         places: &mut places,
-    };
-    // SAFETY: the process has one thread; the child runs `run_child` only, which keeps to signal-safety(7).
-    match check(unsafe { libc::fork() })? {
-        0 => run_child(&mut child),
-        pid => Pid::from_raw(pid).ok_or_else(|| Error::from_raw_os_error(libc::ESRCH)),
-    }
+        piped: pipe.is_some(),
+        failed: None,
+    })
 }
 
 /// Only reads a thread-local: `last_os_error` wraps the number without allocating.
@@ -271,11 +375,14 @@ fn errno() -> i32 {
     Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
-fn fail(child: &Child<'_>, step: Step, errno: i32) -> ! {
-    let report = child.places.first().map_or(REPORT_FD, |place| place.0);
-    let message = [step as i32, errno];
-    // SAFETY: writes eight bytes of a live local.
-    unsafe { libc::write(report, message.as_ptr().cast(), size_of_val(&message)) };
+fn fail(child: &mut Child<'_>, step: Step, errno: i32) -> ! {
+    if child.piped {
+        let report = child.places.first().map_or(REPORT_FD, |place| place.0);
+        let message = [step as i32, errno];
+        // SAFETY: writes eight bytes of a live local.
+        unsafe { libc::write(report, message.as_ptr().cast(), size_of_val(&message)) };
+    }
+    child.failed = Some((step as i32, errno));
     // SAFETY: leaves without running anything of the parent's.
     unsafe { libc::_exit(127) }
 }
@@ -285,23 +392,18 @@ fn run_child(child: &mut Child<'_>) -> ! {
     if unsafe { libc::setsid() } < 0 {
         fail(child, Step::Session, errno());
     }
-    // The kernel's own structure (handler, flags, restorer, mask), all zeros: default, no flags. signal(3) would refuse
-    // the two numbers that the C library keeps for itself, and an inherited "ignore" would stay.
-    let default = [0_u64; 4];
-    for signal in 1..SIGNALS_END {
-        // SAFETY: `default` is a live local of the size that the kernel reads; EINVAL for KILL and STOP is meant to be
-        // ignored.
-        unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, 0_usize, size_of::<u64>())
-        };
-    }
     if let Err(errno) = place_descriptors(child.places) {
         fail(child, Step::Descriptors, errno);
     }
     let end = child.places.iter().map(|place| place.1).max().unwrap_or(REPORT_FD);
-    // 4..10 lie between the pipe and the stages; nothing is placed there.
-    close_range(4, 9);
-    close_range(end.cast_unsigned().max(9) + 1, u32::MAX);
+    // Up to 9 there is the pipe, if any, and nothing else.
+    let first = if child.piped { REPORT_FD + 1 } else { REPORT_FD };
+    if end < 10 {
+        close_range(first.cast_unsigned(), u32::MAX);
+    } else {
+        close_range(first.cast_unsigned(), 9);
+        close_range(end.cast_unsigned() + 1, u32::MAX);
+    }
     // SAFETY: `cwd` is a CString that the parent keeps until after the fork.
     if unsafe { libc::chdir(child.cwd) } < 0 {
         fail(child, Step::Chdir, errno());
@@ -319,7 +421,8 @@ fn run_child(child: &mut Child<'_>) -> ! {
     let none: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `none` is initialised.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
-    fail(child, Step::Exec, exec(child))
+    let errno = exec(child);
+    fail(child, Step::Exec, errno)
 }
 
 /// Tries every candidate; comes back with the errno to report, chosen as execvp(3) does.

@@ -212,6 +212,6 @@ fn without_a_process_table_there_is_no_slot() {
     in_slots("no proc", Setup { extra: "umount -l proc", ..Setup::default() }, |slot| {
         let (code, text) = slot.exit();
         assert_eq!(code, Some(70));
-        assert!(text.contains("holder"), "{text}");
+        assert!(text.contains("process table"), "{text}");
     });
 }

@@ -49,16 +49,21 @@ fn the_signal_that_ended_a_payload_is_told() {
 }
 
 #[test]
-fn a_launch_id_runs_once_in_the_life_of_its_control_folder() {
+fn a_launch_id_runs_once_also_after_the_shim_started_again() {
     in_greeted_slots("launch id", |slot| {
         let launch = slot.shell("true");
         slot.run(&launch);
         assert_eq!(slot.refused(&launch, &[]), LaunchRefusal::Busy, "before Clean");
         slot.clean();
         assert_eq!(slot.refused(&launch, &[]), LaunchRefusal::AlreadyRun);
-        let name = format!("control/ran/{}", launch.id);
-        assert!(slot.base().join(name).exists(), "no marker");
         slot.run_shell("true");
+        slot.clean();
+        slot.start_again();
+        slot.greet(0);
+        assert_eq!(slot.refused(&launch, &[]), LaunchRefusal::AlreadyRun, "by another shim");
+        slot.run_shell("true");
+        let files = std::fs::read_dir(slot.base().join("control/ran")).expect("read").count();
+        assert_eq!(files, 1, "markers pile up");
     });
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::os::fd::AsFd;
 
-use common::{Setup, in_greeted_slots, in_slots, pipe, read_all, read_line};
+use common::{Setup, in_greeted_slots, in_slots, memory, pipe, read_all, read_line};
 use wire::slot::*;
 
 #[test]
@@ -107,4 +107,90 @@ fn what_helpers_did_meanwhile_is_told_later() {
         slot.welcome(10_000);
         assert_eq!(slot.hear(), FromShim::ExecEnded { id: 5, status: Ok(WaitStatus::Exited(8)) });
     });
+}
+
+#[test]
+fn a_pilot_that_was_started_again_finds_its_payload_within_a_second_and_rules_it() {
+    in_greeted_slots("adoption", |slot| {
+        let (reader, writer) = pipe();
+        let mut launch =
+            slot.shell("trap 'echo term; exit 9' TERM; echo up; while :; do read x <> /idle; done");
+        launch.fds = vec![FdRole::Stdout];
+        slot.begin(&launch, &[writer.as_fd()]);
+        drop(writer);
+        assert_eq!(read_line(&reader), "up");
+        for _ in 0..5 {
+            slot.hang_up();
+            slot.listen_again();
+            let from = now_ms();
+            assert_eq!(slot.accept(), ShimState::Running(launch.id));
+            assert!(now_ms() - from < 1000, "it took {} ms", now_ms() - from);
+            slot.welcome(10_000);
+        }
+        slot.tell(&ToShim::Stop { grace_ms: 10_000 }, &[]);
+        let report = slot.exited();
+        assert_eq!((report.status, report.stopped), (WaitStatus::Exited(9), true));
+        assert_eq!(read_all(reader), "term\n");
+        slot.hang_up();
+        slot.listen_again();
+        assert_eq!(slot.accept(), ShimState::Ended(report));
+        slot.welcome(10_000);
+        assert_eq!(slot.clean(), CleanReport::default());
+        slot.run_shell("true");
+    });
+}
+
+#[test]
+fn nothing_of_what_the_old_pilot_had_begun_reaches_the_new_one() {
+    in_greeted_slots("leftovers", |slot| {
+        let stage = memory(b"old", 0o444);
+        slot.tell(&ToShim::Lend { fds: vec![FdRole::StageIn("old".into())] }, &[stage.as_fd()]);
+        slot.tell(&ToShim::Lend { fds: vec![FdRole::StageIn("none".into())] }, &[]);
+        slot.hang_up();
+        slot.listen_again();
+        assert_eq!(slot.accept(), ShimState::Idle);
+        slot.welcome(10_000);
+        assert_eq!(slot.run_shell("ls /stage/in; env | grep LATEBIND; true"), "");
+    });
+}
+
+#[test]
+fn a_clean_that_nobody_heard_of_is_told_by_the_greeting_alone() {
+    in_greeted_slots("lost Cleaned", |slot| {
+        slot.run_shell("true");
+        slot.tell(&ToShim::Clean, &[]);
+        slot.hang_up();
+        slot.listen_again();
+        let state = slot.accept();
+        slot.welcome(10_000);
+        // The order may have been lost with the line; then the result still waits.
+        if state != ShimState::Idle {
+            assert!(matches!(state, ShimState::Ended(_)), "{state:?}");
+            slot.clean();
+        }
+        slot.run_shell("true");
+    });
+}
+
+#[test]
+fn a_pilot_that_comes_back_after_the_grace_finds_nobody() {
+    in_slots("too late", Setup::default(), |slot| {
+        slot.greet(100);
+        let (reader, writer) = pipe();
+        let mut launch = slot.shell("echo up; while :; do read x <> /idle; done");
+        launch.fds = vec![FdRole::Stdout];
+        slot.begin(&launch, &[writer.as_fd()]);
+        drop(writer);
+        assert_eq!(read_line(&reader), "up");
+        slot.stop_listening();
+        slot.hang_up();
+        // The payload's end of the pipe goes with it, the shim after it.
+        assert_eq!(read_all(reader), "");
+        let (code, text) = slot.exit();
+        assert_eq!(code, Some(71), "{text}");
+    });
+}
+
+fn now_ms() -> u64 {
+    payload_shim::clock::now_us() / 1000
 }

@@ -87,3 +87,46 @@ fn the_environment_of_pid_1_is_wiped() {
         assert!(environ.iter().all(|&byte| byte == 0), "{}", String::from_utf8_lossy(&environ));
     });
 }
+
+/// Makes the holder fork a child that waits for ever, every 20 ms, for ever.
+const TAKE_OVER: &str = r#"
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+libc.ptrace.restype = ctypes.c_long
+holder = int(os.readlink('/stage/in/x').split('/')[2])
+if libc.ptrace(16, holder, None, None) < 0:
+    print('not allowed')
+else:
+    os.waitpid(holder, 0x40000000)
+    at = libc.ptrace(3, holder, 128, None)
+    # The call it was in begins anew two bytes before, or not; four bytes do nothing.
+    code = bytes.fromhex('90909090b8390000000f0585c07412488d3d1400000031f6b8230000000f05ebe3b8220000000f05ebf70000000000000000002d310100000000')
+    with open('/proc/%d/mem' % holder, 'r+b', 0) as memory:
+        memory.seek(at - 2)
+        memory.write(code)
+    libc.ptrace(17, holder, None, None)
+    while not os.path.exists('/proc/%d/task/%d/children' % (holder, holder)) or not open('/proc/%d/task/%d/children' % (holder, holder)).read(): pass
+    print('taken over')
+"#;
+
+#[test]
+fn a_holder_that_was_taken_over_leaves_nobody_behind() {
+    if python().is_none() || !cfg!(target_arch = "x86_64") {
+        return common::skip("taken over", "no /usr/bin/python3, or another processor than x86-64");
+    }
+    in_greeted_slots("taken over", |slot| {
+        let stage = memory(b"x", 0o444);
+        slot.tell(&ToShim::Lend { fds: vec![FdRole::StageIn("x".into())] }, &[stage.as_fd()]);
+        let launch = slot.launch(&["/usr/bin/python3", "-c", TAKE_OVER]);
+        let (report, output) = slot.run(&launch);
+        assert_eq!(report.status, WaitStatus::Exited(0), "{output}");
+        if output == "not allowed\n" {
+            return common::skip("taken over", "ptrace(2) is not allowed here");
+        }
+        assert_eq!(output, "taken over\n");
+        assert_eq!(slot.clean().failures, 0);
+        let count = "readlink /stage/in/x; ls /proc | grep -c '^[0-9]'";
+        assert_eq!(slot.run_shell(count), "5\n", "shim, a fresh holder, sh, ls, grep");
+    });
+}

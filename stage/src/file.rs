@@ -25,13 +25,15 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use serde::{Deserialize, Serialize};
+
 use crate::copy::{Linked, copy, is_memory, link};
 use crate::memory::{UNTOUCHED, is_untouched, proc_path, reopen, take_pages, within};
 use crate::reader::{allocated, size};
 use crate::{CommitError, CommitReason, FileLease, Kind, LeaseError, StageName, WhyCopied};
 
-/// An output file that was made for a payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An output file that was made for a payload. Written down, it can be committed by another process of its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputFile {
     name: StageName,
     device: u64,

@@ -6,8 +6,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Name of a workflow, payload or output: 1 to 64 of `A-Z a-z 0-9 . _ -`, first a letter or digit.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct StageName(Box<str>);
 
 /// Not a [`StageName`].
@@ -56,6 +59,20 @@ impl AsRef<str> for StageName {
     }
 }
 
+impl TryFrom<String> for StageName {
+    type Error = NameError;
+
+    fn try_from(name: String) -> Result<Self, NameError> {
+        Self::new(&name)
+    }
+}
+
+impl From<StageName> for String {
+    fn from(name: StageName) -> Self {
+        name.0.into()
+    }
+}
+
 impl FromStr for StageName {
     type Err = NameError;
 
@@ -65,7 +82,8 @@ impl FromStr for StageName {
 }
 
 /// Name of a stage: `stage://<workflow>/<payload>/<output>`. It lives as long as its workflow.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct StageUri {
     /// The workflow that it belongs to and ends with.
     pub workflow: StageName,
@@ -125,6 +143,20 @@ impl StageUri {
                 other => other,
             }),
         }
+    }
+}
+
+impl TryFrom<String> for StageUri {
+    type Error = UriError;
+
+    fn try_from(uri: String) -> Result<Self, UriError> {
+        uri.parse()
+    }
+}
+
+impl From<StageUri> for String {
+    fn from(uri: StageUri) -> Self {
+        uri.to_string()
     }
 }
 

@@ -14,6 +14,7 @@
 //! # Caveats
 //! Non-blocking sockets give [`std::io::ErrorKind::WouldBlock`] inside the errors; waiting is the caller's business.
 
+use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -125,11 +126,22 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
 /// # Errors
 /// When the frame was cut or the kernel reports an error. Descriptors that arrived are closed.
 pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Frame>, ReceiveError> {
-    let mut bytes = vec![0; FRAME_BYTES_MAX];
+    ROOM.with_borrow_mut(|room| {
+        room.resize(FRAME_BYTES_MAX, 0);
+        receive_into(socket, room)
+    })
+}
+
+thread_local! {
+    /// Clearing room for the longest frame takes longer than receiving a usual one, so each thread keeps it.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn receive_into(socket: BorrowedFd<'_>, room: &mut [u8]) -> Result<Option<Frame>, ReceiveError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FRAME_FDS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let mut parts = [IoSliceMut::new(room)];
         match recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
             Ok(received) => break received,
             Err(Errno::INTR) => {}
@@ -156,7 +168,7 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Frame>, ReceiveError> {
     if received.bytes == 0 {
         return Ok(None);
     }
-    bytes.truncate(received.bytes);
+    let bytes = room.get(..received.bytes).unwrap_or_default().to_vec();
     Ok(Some(Frame { bytes, fds }))
 }
 

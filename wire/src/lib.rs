@@ -2,7 +2,8 @@
 //!
 //! One `SOCK_SEQPACKET` frame is one message is one `sendmsg(2)`, and the descriptors that belong to a message
 //! travel in the same call, so neither can arrive without the other ([`frame`]). Above it stand the messages:
-//! [`slot`] is spoken between a pilot and the `payload-shim` that is PID 1 of a slot.
+//! [`slot`] is spoken between a pilot and the `payload-shim` that is PID 1 of a slot, [`pilot`] between a pilot that serves
+//! and the commands that look at it.
 //!
 //! Every byte that arrives is hostile input: lengths, counts and names are checked before anyone acts on them, and
 //! a peer that breaks a rule gets an error, never a panic and never more memory than [`frame::FRAME_BYTES_MAX`]
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod frame;
+pub mod pilot;
 pub mod slot;
 pub mod version;
 

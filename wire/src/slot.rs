@@ -10,6 +10,7 @@
 //!    |<------------------ Stop(grace) -----|   TERM, grace, KILL for everything in the slot
 //!    |-- Exited(report) ------------------>|   every process of the payload is gone when this is sent
 //!    |<---------------- Exec(..) [fds] ----|   a helper in the slot, at any time after Welcome
+//!    |<-------- SignalExec(id, signal) ----|
 //!    |-- ExecEnded(id, status) ----------->|
 //!    |<---------------------- Clean -------|
 //!    |-- Cleaned(report) ----------------->|
@@ -183,6 +184,13 @@ pub enum ToShim {
     Clean,
     /// Exit with code 0.
     Retire,
+    /// Send one signal to a helper. Nothing happens when it has ended.
+    SignalExec {
+        /// As in [`Exec::id`].
+        id: u32,
+        /// Signal number, 1 to 64.
+        signal: i32,
+    },
 }
 
 /// What a shim is doing, told at each Hello.
@@ -210,7 +218,7 @@ pub enum WaitStatus {
     },
 }
 
-/// What a payload used (getrusage(2), `RUSAGE_CHILDREN` of the shim, so descendants that were waited for are in it).
+/// What a payload used (getrusage(2)): its first process as wait4(2) tells it, and what the shim reaped beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Wall time from exec to the end of the first process, in microseconds.
@@ -339,7 +347,7 @@ fn check_roles(roles: &[FdRole]) -> Result<(), Violation> {
     roles.iter().try_for_each(Check::check)
 }
 
-fn check_process(argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &[u8]) -> Result<(), Violation> {
+pub(crate) fn check_process(argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &[u8]) -> Result<(), Violation> {
     if argv.is_empty() {
         return Err(Violation::Empty { what: "argv" });
     }
@@ -379,7 +387,9 @@ impl Check for ToShim {
                 }
                 check_roles(fds)
             }
-            Self::Signal { signal } => range("signal", i64::from(*signal), 1, 64),
+            Self::Signal { signal } | Self::SignalExec { signal, .. } => {
+                range("signal", i64::from(*signal), 1, 64)
+            }
             Self::Exec(exec) => {
                 check_process(&exec.argv, &exec.env, &exec.cwd)?;
                 check_roles(&exec.fds)

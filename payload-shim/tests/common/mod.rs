@@ -58,6 +58,7 @@ impl Default for Setup {
 
 pub(crate) struct Slot {
     child: Child,
+    setup: Setup,
     base: tempfile::TempDir,
     listener: OwnedFd,
     pilot: Option<OwnedFd>,
@@ -66,6 +67,12 @@ pub(crate) struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Slot {
+    fn end(&mut self) {
         // PID 1 first, so that unshare(1) waits for it; with it its namespace ends. --kill-child is for our own end.
         let ended =
             self.find_shim().is_some_and(|shim| rustix::process::kill_process(shim, Signal::KILL).is_ok());
@@ -139,6 +146,29 @@ fn command(uid: Option<u32>) -> Command {
     command
 }
 
+fn listen(base: &Path) -> OwnedFd {
+    let socket = base.join("control/sock");
+    let listener =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .expect("socket");
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&socket).expect("address")).expect("bind");
+    rustix::net::listen(&listener, 8).expect("listen");
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o777)).expect("chmod");
+    listener
+}
+
+fn start(setup: &Setup, base: &Path) -> Child {
+    let mut command = command(setup.uid);
+    command.args(["unshare", "--user", "--map-root-user", "--mount", "--ipc", "--fork", "--kill-child"]);
+    if setup.own_pids {
+        command.arg("--pid");
+    }
+    command.args(["sh", "-c", ROOT_SCRIPT]);
+    command.env("BASE", base).env("EXTRA", setup.extra).env("SETTINGS", setup.settings);
+    command.env("OWN_PIDS", if setup.own_pids { "yes" } else { "no" }).stdin(Stdio::null());
+    command.stderr(Stdio::piped()).spawn().expect("spawn")
+}
+
 impl Slot {
     pub(crate) fn start(setup: Setup) -> Self {
         let base = tempfile::tempdir().expect("tempdir");
@@ -152,24 +182,26 @@ impl Slot {
         let binary = std::env::var_os("LATEBIND_TEST_SHIM")
             .unwrap_or_else(|| env!("CARGO_BIN_EXE_payload-shim").into());
         std::fs::copy(binary, base.path().join("shim")).expect("copy shim");
-        let socket = base.path().join("control/sock");
-        let listener =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .expect("socket");
-        rustix::net::bind(&listener, &SocketAddrUnix::new(&socket).expect("address")).expect("bind");
-        rustix::net::listen(&listener, 8).expect("listen");
-        std::fs::set_permissions(&socket, open(0o777)).expect("chmod");
+        let (listener, child) = (listen(base.path()), start(&setup, base.path()));
+        Self { child, setup, base, listener, pilot: None, launches: 0 }
+    }
 
-        let mut command = command(setup.uid);
-        command.args(["unshare", "--user", "--map-root-user", "--mount", "--ipc", "--fork", "--kill-child"]);
-        if setup.own_pids {
-            command.arg("--pid");
-        }
-        command.args(["sh", "-c", ROOT_SCRIPT]);
-        command.env("BASE", base.path()).env("EXTRA", setup.extra).env("SETTINGS", setup.settings);
-        command.env("OWN_PIDS", if setup.own_pids { "yes" } else { "no" }).stdin(Stdio::null());
-        let child = command.stderr(Stdio::piped()).spawn().expect("spawn");
-        Self { child, base, listener, pilot: None, launches: 0 }
+    /// Kills the shim and starts another in a new container on the same control folder.
+    pub(crate) fn start_again(&mut self) {
+        self.end();
+        self.pilot = None;
+        self.child = start(&self.setup, self.base.path());
+    }
+
+    /// Another socket under the same name, as a pilot makes that was started again.
+    pub(crate) fn listen_again(&mut self) {
+        self.stop_listening();
+        self.listener = listen(self.base.path());
+    }
+
+    /// Takes the socket's name away; who tries finds nothing.
+    pub(crate) fn stop_listening(&mut self) {
+        std::fs::remove_file(self.base.path().join("control/sock")).expect("remove");
     }
 
     /// Accepts a connection and takes its Hello.
@@ -323,8 +355,35 @@ impl Slot {
         Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
     }
 
+    /// Starts a shell in the slot's PID namespace that descends from nobody there; gives it and its output.
+    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+    pub(crate) fn enter(&self, script: &str) -> (Child, OwnedFd) {
+        let shim = self.shim().as_raw_nonzero().to_string();
+        let mut command = Command::new("/usr/bin/nsenter");
+        command.args(["--target", &shim, "--pid"]);
+        if let Some(uid) = self.setup.uid {
+            let uid = uid.to_string();
+            command.args(["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups"]);
+        }
+        command.args(["sh", "-c", script]).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("spawn");
+        let output = child.stdout.take().expect("piped").into();
+        (child, output)
+    }
+
     pub(crate) fn base(&self) -> &Path {
         self.base.path()
+    }
+}
+
+/// A shell script as a helper.
+pub(crate) fn exec(id: u32, script: &str) -> Exec {
+    Exec {
+        id,
+        argv: vec![b"sh".to_vec(), b"-c".to_vec(), script.as_bytes().to_vec()],
+        env: vec![b"PATH=/usr/bin:/bin".to_vec()],
+        cwd: b"/".to_vec(),
+        fds: Vec::new(),
     }
 }
 
