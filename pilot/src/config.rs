@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::telemetry::LogFormat;
 use crate::units::{Bytes, MilliCpu};
 
 /// Settings as given, by flag or environment. Everything is optional: defaults depend on the machine.
@@ -23,6 +24,15 @@ pub struct Settings {
     /// Where images are kept; may be shared between machines [default: ~/.cache/latebind]
     #[arg(long, env = "LATEBIND_STORE", global = true, value_name = "DIR")]
     pub store: Option<PathBuf>,
+    /// File with what is to be known about registries: mirrors, CAs [default: ~/.config/latebind/registries.yaml]
+    #[arg(long, env = "LATEBIND_REGISTRIES", global = true, value_name = "FILE")]
+    pub registries: Option<PathBuf>,
+    /// Auth file (docker's or podman's) for registries [default: where `podman login` and `docker login` put it]
+    #[arg(long, env = "LATEBIND_REGISTRY_AUTH", global = true, value_name = "FILE")]
+    pub registry_auth: Option<PathBuf>,
+    /// Where submitted work is kept; local to this machine [default: ~/.local/state/latebind/spool]
+    #[arg(long, env = "LATEBIND_SPOOL", global = true, value_name = "DIR")]
+    pub spool: Option<PathBuf>,
     /// Where running slots live; local to this machine [default: $XDG_RUNTIME_DIR/latebind or below /dev/shm]
     #[arg(long, env = "LATEBIND_STATE_DIR", global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -47,9 +57,33 @@ pub struct Settings {
     /// Memory to hand out, shared by all slots, such as 8Gi [default: 80% of what is available]
     #[arg(long, env = "LATEBIND_MEMORY", global = true, value_name = "BYTES")]
     pub memory: Option<Bytes>,
+    /// Whether a container may serve several payloads of one trust group, cleaned in between [default: true]
+    #[arg(long, env = "LATEBIND_REUSE", global = true, value_name = "BOOL")]
+    pub reuse: Option<bool>,
+    /// How long payloads go on when the pilot that serves them has died, in milliseconds [default: 600000]
+    #[arg(long, env = "LATEBIND_ORPHAN_GRACE_MS", global = true, value_name = "MS")]
+    pub orphan_grace_ms: Option<u32>,
+    /// Name under which a pilot serves; the next one of this name goes on where it stopped [default: pilot]
+    #[arg(long, env = "LATEBIND_NAME", global = true, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Payloads to claim, and bind, beyond what can run at once [default: the number of slots]
+    #[arg(long, env = "LATEBIND_BIND_AHEAD", global = true, value_name = "N")]
+    pub bind_ahead: Option<u32>,
+    /// A serving pilot ends when it had nothing to do for so long, in milliseconds [default: never]
+    #[arg(long, env = "LATEBIND_IDLE_MS", global = true, value_name = "MS")]
+    pub idle_ms: Option<u64>,
+    /// How long a serving pilot has its place; it takes no work near the end [default: for ever]
+    #[arg(long, env = "LATEBIND_LIFETIME_MS", global = true, value_name = "MS")]
+    pub lifetime_ms: Option<u64>,
+    /// Where a serving pilot tells its figures in Prometheus' text format, such as 127.0.0.1:9464 [default: nowhere]
+    #[arg(long, env = "LATEBIND_METRICS", global = true, value_name = "ADDR")]
+    pub metrics: Option<std::net::SocketAddr>,
     /// Most bytes kept of each payload's stdout, and of its stderr [default: 16Mi]
     #[arg(long, env = "LATEBIND_LOG_MAX", global = true, value_name = "BYTES")]
     pub log_max: Option<Bytes>,
+    /// How the pilot's own log is written [default: plain]
+    #[arg(long, env = "LATEBIND_LOG_FORMAT", global = true, value_enum)]
+    pub log_format: Option<LogFormat>,
 }
 
 /// The attach ladder (ARCHITECTURE.md), or one rung of it.
@@ -72,6 +106,8 @@ pub enum AttachChoice {
 pub struct Config {
     /// The image store.
     pub store: PathBuf,
+    /// How registries are reached.
+    pub registry_access: image_store::RegistryAccess,
     /// Slots, sockets, metadata trees.
     pub state_dir: PathBuf,
     /// Work folders and file stages.
@@ -90,6 +126,18 @@ pub struct Config {
     pub memory_bytes: u64,
     /// Most bytes kept of one stream.
     pub log_max_bytes: u64,
+    /// Whether a container may serve several payloads.
+    pub reuse: bool,
+    /// How long payloads go on without their pilot, in milliseconds.
+    pub orphan_grace_ms: u32,
+    /// Name of a serving pilot.
+    pub name: String,
+    /// Payloads claimed beyond what can run at once.
+    pub bind_ahead: u32,
+    /// Longest idleness in milliseconds.
+    pub idle_ms: Option<u64>,
+    /// The pilot's own walltime in milliseconds.
+    pub lifetime_ms: Option<u64>,
 }
 
 /// Why the settings can't be used.
@@ -131,6 +179,9 @@ pub enum ConfigError {
     /// No home folder is known.
     #[error("choose a folder for images: HOME is not set; name one with --store")]
     NoHome,
+    /// No home folder is known, and the spool is to be there.
+    #[error("choose a folder for the spool: HOME is not set; name one with --spool")]
+    NoHomeForSpool,
 }
 
 /// What defaults depend on, read once by `main`; an argument so that tests choose it.
@@ -142,8 +193,14 @@ pub struct Surroundings {
     pub cache_home: Option<PathBuf>,
     /// `$XDG_CONFIG_HOME`.
     pub config_home: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`.
+    pub state_home: Option<PathBuf>,
     /// `$XDG_RUNTIME_DIR`.
     pub runtime_dir: Option<PathBuf>,
+    /// `$REGISTRY_AUTH_FILE`.
+    pub registry_auth_file: Option<PathBuf>,
+    /// `$DOCKER_CONFIG`: docker's folder.
+    pub docker_config: Option<PathBuf>,
     /// `$TMPDIR`.
     pub tmp_dir: Option<PathBuf>,
     /// `$NO_COLOR` is set: no colours, on a terminal neither.
@@ -163,6 +220,8 @@ pub struct Surroundings {
 const MEMORY_SHARE_PERCENT: u64 = 80;
 /// Slots run under this uid and the ones above it: beyond what useradd(8) or a subuid range hands out.
 const UID_BASE: u32 = 2_000_000_000;
+/// Ten minutes: time for an admin, or a supervisor, to start the pilot again.
+const ORPHAN_GRACE_MS: u32 = 600_000;
 /// More slots than this help nobody on one machine and cost a folder and a uid each.
 const SLOTS_MAX: u32 = 1024;
 
@@ -197,6 +256,9 @@ impl Settings {
         let Self {
             settings,
             store,
+            registries,
+            registry_auth,
+            spool,
             state_dir,
             scratch_dir,
             shim,
@@ -205,11 +267,22 @@ impl Settings {
             slots,
             cpu,
             memory,
+            reuse,
+            orphan_grace_ms,
+            name,
+            bind_ahead,
+            idle_ms,
+            lifetime_ms,
+            metrics,
             log_max,
+            log_format,
         } = self;
         Self {
             settings,
             store: store.or(file.store),
+            registries: registries.or(file.registries),
+            registry_auth: registry_auth.or(file.registry_auth),
+            spool: spool.or(file.spool),
             state_dir: state_dir.or(file.state_dir),
             scratch_dir: scratch_dir.or(file.scratch_dir),
             shim: shim.or(file.shim),
@@ -218,7 +291,15 @@ impl Settings {
             slots: slots.or(file.slots),
             cpu: cpu.or(file.cpu),
             memory: memory.or(file.memory),
+            reuse: reuse.or(file.reuse),
+            orphan_grace_ms: orphan_grace_ms.or(file.orphan_grace_ms),
+            name: name.or(file.name),
+            bind_ahead: bind_ahead.or(file.bind_ahead),
+            idle_ms: idle_ms.or(file.idle_ms),
+            lifetime_ms: lifetime_ms.or(file.lifetime_ms),
+            metrics: metrics.or(file.metrics),
             log_max: log_max.or(file.log_max),
+            log_format: log_format.or(file.log_format),
         }
     }
 }
@@ -232,6 +313,9 @@ impl Config {
         let Settings {
             settings: _,
             store,
+            registries,
+            registry_auth,
+            spool: _,
             state_dir,
             scratch_dir,
             shim,
@@ -240,8 +324,22 @@ impl Config {
             slots,
             cpu,
             memory,
+            reuse,
+            orphan_grace_ms,
+            name,
+            bind_ahead,
+            idle_ms,
+            lifetime_ms,
+            metrics: _,
             log_max,
+            log_format: _,
         } = settings;
+        let name = name.unwrap_or_else(|| "pilot".to_owned());
+        if stage::StageName::new(&name).is_err() {
+            let reason =
+                "it must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit";
+            return Err(ConfigError::Value { name: "name", value: name, reason });
+        }
         let tmp = around.tmp_dir.clone().unwrap_or_else(|| PathBuf::from("/tmp"));
         let runtime = || match &around.runtime_dir {
             Some(folder) => folder.join("latebind"),
@@ -259,6 +357,7 @@ impl Config {
         }
         Ok(Self {
             store: store_folder(store, around)?,
+            registry_access: crate::registries::registry_access(registries, registry_auth, around)?,
             state_dir: absolute(state_dir.unwrap_or_else(runtime)),
             scratch_dir: absolute(
                 scratch_dir.unwrap_or_else(|| tmp.join(format!("latebind-{}", around.uid))),
@@ -270,6 +369,12 @@ impl Config {
             cpu_millis,
             memory_bytes: memory
                 .map_or(around.memory_available_bytes / 100 * MEMORY_SHARE_PERCENT, |memory| memory.0),
+            name,
+            bind_ahead: bind_ahead.unwrap_or(slots).min(SLOTS_MAX),
+            idle_ms,
+            lifetime_ms,
+            reuse: reuse.unwrap_or(true),
+            orphan_grace_ms: orphan_grace_ms.unwrap_or(ORPHAN_GRACE_MS).min(wire::slot::GRACE_MS_MAX),
             log_max_bytes: log_max.map_or(crate::runtime::logs::LogLimit::default().0, |bytes| bytes.0),
         })
     }
@@ -283,6 +388,16 @@ pub fn store_folder(named: Option<PathBuf>, around: &Surroundings) -> Result<Pat
     let below_home = || around.home.as_ref().map(|home| home.join(".cache"));
     let cache = || around.cache_home.clone().or_else(below_home).map(|cache| cache.join("latebind"));
     named.or_else(cache).map(absolute).ok_or(ConfigError::NoHome)
+}
+
+/// The spool's folder: as named, or in the user's state, which outlives a reboot as caches and runtime folders may not.
+///
+/// # Errors
+/// When none is named and there is no home folder.
+pub fn spool_folder(named: Option<PathBuf>, around: &Surroundings) -> Result<PathBuf, ConfigError> {
+    let below_home = || around.home.as_ref().map(|home| home.join(".local/state"));
+    let state = || around.state_home.clone().or_else(below_home).map(|state| state.join("latebind/spool"));
+    named.or_else(state).map(absolute).ok_or(ConfigError::NoHomeForSpool)
 }
 
 fn absolute(path: PathBuf) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Where a setting's value comes from.
 
-use super::{Config, ConfigError, Settings, Surroundings};
+use super::{Config, ConfigError, Settings, Surroundings, spool_folder};
 use crate::units::Bytes;
 
 fn around(folder: &std::path::Path) -> Surroundings {
@@ -53,4 +53,16 @@ fn values_that_cannot_work_are_refused() {
     assert!(matches!(Config::new(none, &around(folder.path())), Err(ConfigError::Value { .. })));
     let around = Surroundings { program: Some("nowhere/pilot".into()), ..around(folder.path()) };
     assert!(matches!(Config::new(Settings::default(), &around), Err(ConfigError::NoShim { .. })));
+}
+
+#[test]
+fn the_spool_is_where_it_is_named_or_in_the_users_state() {
+    let home = Surroundings { home: Some("/home/u".into()), ..Surroundings::default() };
+    let folder =
+        |named: Option<&str>, around: &Surroundings| spool_folder(named.map(Into::into), around).ok();
+    assert_eq!(folder(Some("/s"), &home), Some("/s".into()));
+    assert_eq!(folder(None, &home), Some("/home/u/.local/state/latebind/spool".into()));
+    let state = Surroundings { state_home: Some("/var/u".into()), ..home };
+    assert_eq!(folder(None, &state), Some("/var/u/latebind/spool".into()));
+    assert!(matches!(spool_folder(None, &Surroundings::default()), Err(ConfigError::NoHomeForSpool)));
 }

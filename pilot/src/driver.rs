@@ -9,21 +9,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pilot_core::{
-    Claim, ClaimId, Conclusion, DoneWhy, Event, Fault, FaultClass, ImageKey, Input, Moment, Order, Outcome,
-    Output, PhaseName, Pilot, PilotConfig, ReleaseWhy, SlotId, StopCause, StopKind, Why,
+    Claim, ClaimId, Conclusion, DoneWhy, Epoch, Event, Fault, FaultClass, ImageKey, Input, Lease, Moment,
+    Order, Outcome, Output, PhaseName, Pilot, PilotConfig, ReleaseWhy, SlotId, StopCause, StopKind, Why,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::{Instrument, Span, info_span};
 
 use crate::executor::{Job, ORDERS_MAX, serve_slot};
 use crate::payload::Payload;
-use crate::ports::{Claimed, Cluster, Offer, Prepared, Queue, Reported, Runtime, StopRequest};
+use crate::ports::{
+    Claimed, Cluster, LeaseSpan, Offer, Prepared, Queue, Renewed, Reported, Runtime, StopRequest,
+};
 pub use crate::progress::Progress;
 
 /// News that may wait for the driver. Each slot has at most two answers under way, each claim two; beyond this senders wait.
 const NEWS_MAX: usize = 1024;
 
+/// Between two tries to report.
+const REPORT_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long a pilot that is done waits for its queue to take what it was told.
 const HAND_BACK: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -31,10 +36,33 @@ const HAND_BACK: std::time::Duration = std::time::Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) enum News {
     Input(Input),
-    Claimed(Result<Claimed, Fault>),
-    Prepared { claim: ClaimId, prepared: Result<Prepared, Fault> },
-    Reported { claim: ClaimId, outcome: Outcome, reported: Result<Reported, Fault> },
-    Note { claim: ClaimId, note: String },
+    /// Leases count from `asked`, when the question left: the pilot gives up before the queue does.
+    Claimed {
+        asked: Moment,
+        claimed: Result<Claimed, Fault>,
+    },
+    Renewed {
+        claim: ClaimId,
+        asked: Moment,
+        renewed: Result<Renewed, Fault>,
+    },
+    Prepared {
+        claim: ClaimId,
+        prepared: Result<Prepared, Fault>,
+    },
+    Reported {
+        claim: ClaimId,
+        outcome: Outcome,
+        reported: Result<Reported, Fault>,
+    },
+    Note {
+        claim: ClaimId,
+        note: String,
+    },
+    /// A claim that its user does not want any more.
+    Cancelled(ClaimId),
+    /// The queue may have something again.
+    Ready,
 }
 
 /// How a pilot came to its end.
@@ -61,10 +89,29 @@ pub struct Driver<Q, R, C> {
     errands: BTreeMap<tokio::task::Id, Errand>,
     news: mpsc::Sender<News>,
     inbox: mpsc::Receiver<News>,
-    /// The queue said that it has nothing; it will say when that changes.
+    /// The queue said that it has nothing, and is waited for.
     hungry: bool,
     images_told: BTreeSet<String>,
     signal: Option<i32>,
+    /// What is decided first.
+    first: Vec<Input>,
+    /// Whether somebody watches who wants to see time pass.
+    ticks: bool,
+}
+
+/// A payload that an earlier life of this pilot launched, with the right to go on.
+#[derive(Clone, Debug)]
+pub struct Adoption {
+    /// Where it runs.
+    pub slot: SlotId,
+    /// The epoch in which it was launched.
+    pub epoch: Epoch,
+    /// See [`Prepared::image`].
+    pub key: String,
+    /// How long it has run, in milliseconds; its walltime goes on.
+    pub ran_ms: u64,
+    /// The claim, with a new lease.
+    pub offer: Offer,
 }
 
 /// What a task was started for.
@@ -74,19 +121,39 @@ enum Errand {
     Preflight(ClaimId),
     /// Something said to the queue, about this claim if about one.
     Queue(Option<ClaimId>),
+    /// Waiting for what the queue has to say; never done before the pilot is.
+    Watch,
 }
 
 /// A slot's task, and the payload that its orders are about.
 #[derive(Debug)]
 struct Seat {
     jobs: mpsc::Sender<Job>,
-    payload: Option<Arc<Payload>>,
+    payload: Option<(Arc<Payload>, Span)>,
 }
 
 #[derive(Debug)]
 struct Held {
     offer: Offer,
     note: Option<String>,
+    /// All that is done for the payload under this claim.
+    span: Span,
+}
+
+impl Held {
+    fn new(offer: Offer) -> Self {
+        let payload = &offer.payload;
+        let span = tracing::info_span!(
+            "payload",
+            workflow = %payload.workflow,
+            payload = %payload.name,
+            claim = offer.claim.0,
+            attempt = offer.terms.attempt,
+            image = %payload.image,
+            slot = tracing::field::Empty,
+        );
+        Self { offer, note: None, span }
+    }
 }
 
 impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
@@ -109,6 +176,8 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             hungry: false,
             images_told: BTreeSet::new(),
             signal: None,
+            first: Vec::new(),
+            ticks: false,
         };
         for slot in 0..slots {
             let jobs = driver.serve(SlotId(slot));
@@ -125,14 +194,37 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         orders
     }
 
+    /// Says [`Progress::Tick`] every second.
+    #[must_use]
+    pub fn with_ticks(mut self) -> Self {
+        self.ticks = true;
+        self
+    }
+
+    /// Goes on with what runs already. To be called before [`Driver::run`].
+    pub fn adopt(&mut self, adoptions: Vec<Adoption>) {
+        let now = self.now();
+        for Adoption { slot, epoch, key, ran_ms, offer } in adoptions {
+            let mut payload = offer.facts();
+            payload.walltime_ms = payload.walltime_ms.saturating_sub(ran_ms);
+            let lease = offer.lease.map(|span| lease(now, span));
+            let claim = Box::new(Claim { id: offer.claim, payload, lease });
+            self.claims.insert(offer.claim, Held::new(offer));
+            self.first.push(Input::Adopted { slot, epoch, claim, image: ImageKey(key.into()) });
+        }
+    }
+
     /// Runs until the pilot is done.
     pub async fn run(mut self, mut show: impl FnMut(Progress)) -> Done {
-        let mut inputs = vec![Input::Tick];
+        self.watch_cancelled();
+        let mut inputs = std::mem::take(&mut self.first);
+        inputs.push(Input::Tick);
         loop {
             for input in std::mem::take(&mut inputs) {
                 let now = self.now();
                 if let Some(why) = self.decide(now, input, &mut show).await {
-                    self.hand_back(&mut show).await;
+                    let runtime = Arc::clone(&self.runtime);
+                    tokio::join!(runtime.close(), self.hand_back(&mut show));
                     return Done { why, signal: self.signal };
                 }
             }
@@ -157,7 +249,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         done
     }
 
-    /// Lets what was said to the queue reach it, and gives back claims whose grant was on its way when the pilot ended.
+    /// Lets what was said to the queue reach it, takes down what slots hold, and gives back claims whose grant was on its way when the pilot ended.
     async fn hand_back(&mut self, show: &mut impl FnMut(Progress)) {
         let until = Instant::now() + HAND_BACK;
         loop {
@@ -181,6 +273,23 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         Moment(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// Waits, beside the loop, for the next claim that is cancelled.
+    fn watch_cancelled(&mut self) {
+        let queue = Arc::clone(&self.queue);
+        self.effect(Errand::Watch, async move { Some(News::Cancelled(queue.wait_cancelled().await)) });
+    }
+
+    /// Waits, beside the loop, until asking again may help.
+    fn watch_ready(&mut self) {
+        if !std::mem::replace(&mut self.hungry, true) {
+            let queue = Arc::clone(&self.queue);
+            self.effect(Errand::Watch, async move {
+                queue.wait_ready().await;
+                Some(News::Ready)
+            });
+        }
+    }
+
     /// Waits for the next thing that happens.
     async fn select(&mut self, show: &mut impl FnMut(Progress)) -> Vec<Input> {
         let due = self.pilot.deadline().map(|at| self.start + std::time::Duration::from_millis(at.0));
@@ -193,15 +302,14 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         tokio::select! {
             // A stop must not wait behind a thousand answers; deadlines must be seen before what came too late for them.
             biased;
-            request = self.cluster.watch_stop() => vec![self.on_stop(request)],
+            request = self.cluster.watch_stop() => {
+                show(Progress::Stopping);
+                vec![self.on_stop(request)]
+            }
             () = wake => vec![Input::Tick],
             Some(ended) = self.tasks.join_next_with_id() => self.on_task_end(ended),
             Some(news) = self.inbox.recv() => self.on_news(news, show),
-            () = self.queue.wait_ready(), if self.hungry => {
-                self.hungry = false;
-                vec![Input::QueueFilled]
-            }
-            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {
+            () = tokio::time::sleep(std::time::Duration::from_secs(1)), if self.ticks => {
                 show(Progress::Tick);
                 Vec::new()
             }
@@ -244,7 +352,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             Some(Errand::Preflight(claim) | Errand::Queue(Some(claim))) => {
                 vec![Input::PrepareFailed { claim, fault }, Input::ReportDone { claim }]
             }
-            Some(Errand::Queue(None)) | None => Vec::new(),
+            Some(Errand::Queue(None) | Errand::Watch) | None => Vec::new(),
         };
         inputs.push(Input::Stop { kind: StopKind::Kill, cause: StopCause::PilotStopping });
         inputs
@@ -253,22 +361,22 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
     fn on_news(&mut self, news: News, show: &mut impl FnMut(Progress)) -> Vec<Input> {
         match news {
             News::Input(input) => vec![input],
+            News::Cancelled(claim) => {
+                self.watch_cancelled();
+                vec![Input::StopClaim { claim, cause: StopCause::Cancelled }]
+            }
+            News::Ready => {
+                self.hungry = false;
+                vec![Input::QueueFilled]
+            }
             News::Note { claim, note } => {
                 if let Some(held) = self.claims.get_mut(&claim) {
                     held.note = Some(note);
                 }
                 Vec::new()
             }
-            News::Claimed(Ok(Claimed::Offers(offers))) => vec![self.on_offers(offers)],
-            News::Claimed(Ok(Claimed::Closed)) => vec![Input::QueueClosed],
-            News::Claimed(Ok(Claimed::Empty)) => {
-                self.hungry = true;
-                vec![Input::QueueEmpty]
-            }
-            News::Claimed(Err(fault)) => {
-                tracing::warn!(%fault, "the queue can't be asked");
-                vec![Input::QueueEmpty]
-            }
+            News::Claimed { asked, claimed } => vec![self.on_claimed(asked, claimed, show)],
+            News::Renewed { claim, asked, renewed } => on_renewed(claim, asked, renewed),
             News::Prepared { claim, prepared } => vec![self.on_prepared(claim, prepared, show)],
             News::Reported { claim, outcome, reported } => {
                 self.on_reported(claim, outcome, reported, show);
@@ -277,11 +385,37 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         }
     }
 
-    fn on_offers(&mut self, offers: Vec<Offer>) -> Input {
-        let claims =
-            offers.iter().map(|offer| Claim { id: offer.claim, payload: offer.facts(), lease: None });
+    fn on_claimed(
+        &mut self,
+        asked: Moment,
+        claimed: Result<Claimed, Fault>,
+        show: &mut impl FnMut(Progress),
+    ) -> Input {
+        match claimed {
+            Ok(Claimed::Offers(offers)) => {
+                show(Progress::Claimed { claims: u32::try_from(offers.len()).unwrap_or(u32::MAX) });
+                self.on_offers(asked, offers)
+            }
+            Ok(Claimed::Closed) => Input::QueueClosed,
+            Ok(Claimed::Empty) => {
+                self.watch_ready();
+                Input::QueueEmpty
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "the queue can't be asked");
+                Input::QueueEmpty
+            }
+        }
+    }
+
+    fn on_offers(&mut self, asked: Moment, offers: Vec<Offer>) -> Input {
+        let claims = offers.iter().map(|offer| Claim {
+            id: offer.claim,
+            payload: offer.facts(),
+            lease: offer.lease.map(|span| lease(asked, span)),
+        });
         let input = Input::Offered(claims.collect());
-        self.claims.extend(offers.into_iter().map(|offer| (offer.claim, Held { offer, note: None })));
+        self.claims.extend(offers.into_iter().map(|offer| (offer.claim, Held::new(offer))));
         input
     }
 
@@ -344,19 +478,17 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
     async fn apply(&mut self, output: Output, show: &mut impl FnMut(Progress)) {
         match output {
             Output::AskClaims(at_most) => {
-                let queue = Arc::clone(&self.queue);
-                self.effect(
-                    Errand::Queue(None),
-                    async move { Some(News::Claimed(queue.claim(at_most).await)) },
-                );
+                let (queue, asked) = (Arc::clone(&self.queue), self.now());
+                self.effect(Errand::Queue(None), async move {
+                    Some(News::Claimed { asked, claimed: queue.claim(at_most).await })
+                });
             }
             Output::Prepare(claim) => self.prepare(claim.id),
             Output::Slot { slot, epoch, claim, order } => self.order(slot, epoch, claim, order).await,
             Output::Renew(claim) => {
-                let queue = Arc::clone(&self.queue);
+                let (queue, asked) = (Arc::clone(&self.queue), self.now());
                 self.effect(Errand::Queue(Some(claim)), async move {
-                    let lost = queue.renew(claim).await.is_err();
-                    lost.then_some(News::Input(Input::LeaseLost { claim }))
+                    Some(News::Renewed { claim, asked, renewed: queue.renew(claim).await })
                 });
             }
             Output::Report { claim, outcome } => self.report(claim, outcome),
@@ -379,8 +511,13 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             }
             Output::Moved { slot, epoch, claim, from, to, event } => {
                 let held = self.claims.get(&claim);
-                let payload = held.map(|held| held.offer.payload.name.as_str());
-                tracing::info!(%slot, %epoch, payload, %from, %to, %event, "moved");
+                if let (PhaseName::Idle, Some(held)) = (from, held) {
+                    held.span.record("slot", slot.0);
+                }
+                let span = held.map_or_else(Span::none, |held| held.span.clone());
+                span.in_scope(|| tracing::info!(%slot, %epoch, %from, %to, %event, "moved"));
+                let known = held.map(|held| (Arc::clone(&held.offer.payload), held.offer.terms.attempt));
+                show(Progress::Moved { slot, epoch, claim, from, to, event, payload: known });
                 if let (PhaseName::Running, Some(held)) = (to, held) {
                     let (payload, attempt) = (Arc::clone(&held.offer.payload), held.offer.terms.attempt);
                     show(Progress::Started { payload, slot, attempt });
@@ -399,32 +536,42 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
 
     fn report(&mut self, claim: ClaimId, outcome: Outcome) {
         let queue = Arc::clone(&self.queue);
-        self.effect(Errand::Queue(Some(claim)), async move {
-            let reported = queue.report(claim, outcome.clone()).await;
+        let span = self.claims.get(&claim).map(|held| info_span!(parent: &held.span, "report"));
+        let work = async move {
+            let mut reported = queue.report(claim, outcome.clone()).await;
+            // Its lease is renewed meanwhile, so that the outcome is still wanted when the queue can be asked again.
+            while let Err(Fault { class: FaultClass::Retry, message }) = &reported {
+                tracing::warn!(%claim, %message, "the queue can't be told how a payload ended; trying again");
+                tokio::time::sleep(REPORT_PAUSE).await;
+                reported = queue.report(claim, outcome.clone()).await;
+            }
             Some(News::Reported { claim, outcome, reported })
-        });
+        };
+        self.effect(Errand::Queue(Some(claim)), work.instrument(span.unwrap_or_else(Span::none)));
     }
 
     fn prepare(&mut self, claim: ClaimId) {
         let Some(held) = self.claims.get(&claim) else { return };
         let (runtime, payload) = (Arc::clone(&self.runtime), Arc::clone(&held.offer.payload));
-        self.effect(Errand::Preflight(claim), async move {
+        let span = info_span!(parent: &held.span, "prepare");
+        let work = async move {
             let prepared = runtime.prepare(&payload).await;
             Some(News::Prepared { claim, prepared })
-        });
+        };
+        self.effect(Errand::Preflight(claim), work.instrument(span));
     }
 
     async fn order(&mut self, slot: SlotId, epoch: pilot_core::Epoch, claim: ClaimId, order: Order) {
         let Some(seat) = self.slots.get_mut(slot.0 as usize) else { return };
         if let Some(held) = self.claims.get(&claim) {
-            seat.payload = Some(Arc::clone(&held.offer.payload));
+            seat.payload = Some((Arc::clone(&held.offer.payload), held.span.clone()));
         }
         // Cleaning goes on after its claim was reported.
-        let Some(payload) = seat.payload.clone() else {
+        let Some((payload, span)) = seat.payload.clone() else {
             tracing::error!(%slot, %claim, "an order for a claim that nobody knows");
             return;
         };
-        if seat.jobs.send(Job { epoch, order, payload }).await.is_err() {
+        if seat.jobs.send(Job { epoch, order, payload, span }).await.is_err() {
             tracing::error!(%slot, "the slot's task is gone");
         }
     }
@@ -439,5 +586,22 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             }
         });
         self.errands.insert(task.id(), errand);
+    }
+}
+
+fn lease(asked: Moment, span: LeaseSpan) -> Lease {
+    Lease { renew_at: asked.after_ms(span.renew_after_ms), expires_at: asked.after_ms(span.expires_after_ms) }
+}
+
+/// A queue that could not be asked is asked again, until the lease itself is over.
+fn on_renewed(claim: ClaimId, asked: Moment, renewed: Result<Renewed, Fault>) -> Vec<Input> {
+    match renewed {
+        Ok(Renewed::Extended(Some(span))) => vec![Input::LeaseRenewed { claim, lease: lease(asked, span) }],
+        Ok(Renewed::Extended(None)) => Vec::new(),
+        Ok(Renewed::Lost) => vec![Input::LeaseLost { claim }],
+        Err(fault) => {
+            tracing::warn!(%claim, %fault, "a lease can't be renewed just now");
+            Vec::new()
+        }
     }
 }

@@ -8,12 +8,13 @@
 
 use std::sync::Arc;
 
-use pilot_core::{Epoch, Event, Input, Order, SlotId};
+use pilot_core::{Claim, Epoch, Event, Input, Order, SlotId};
 use tokio::sync::mpsc;
+use tracing::{Instrument, Span, info_span};
 
 use crate::driver::News;
 use crate::payload::Payload;
-use crate::ports::{LaunchFault, Runtime};
+use crate::ports::{Grant, LaunchFault, Runtime};
 
 /// Orders that may wait for one slot: one under way, its Signal twice, Drain and Clean.
 pub(crate) const ORDERS_MAX: usize = 8;
@@ -27,6 +28,18 @@ pub(crate) struct Job {
     pub(crate) epoch: Epoch,
     pub(crate) order: Order,
     pub(crate) payload: Arc<Payload>,
+    /// All that is done for the payload.
+    pub(crate) span: Span,
+}
+
+fn step(job: &Job) -> Span {
+    match &job.order {
+        Order::Bind(_) => info_span!(parent: &job.span, "bind"),
+        Order::Launch(_) => info_span!(parent: &job.span, "launch"),
+        Order::Drain { .. } => info_span!(parent: &job.span, "drain"),
+        Order::Clean => info_span!(parent: &job.span, "clean"),
+        Order::Signal(_) => Span::none(),
+    }
 }
 
 /// Does one slot's orders until the driver drops its end of the channel.
@@ -43,7 +56,7 @@ pub(crate) async fn serve_slot<R: Runtime>(
             next = jobs.recv().await;
             continue;
         }
-        let mut work = std::pin::pin!(perform(&*runtime, slot, &job, &news));
+        let mut work = std::pin::pin!(perform(&*runtime, slot, &job, &news).instrument(step(&job)));
         loop {
             tokio::select! {
                 // A finished order's answer counts even when the next order is already there.
@@ -78,6 +91,10 @@ async fn tell(news: &mpsc::Sender<News>, slot: SlotId, epoch: Epoch, event: Even
     let _ = news.send(News::Input(Input::Slot { slot, epoch, event })).await;
 }
 
+fn grant(epoch: Epoch, claim: &Claim) -> Grant {
+    Grant { epoch, claim: claim.id, key: claim.payload.image.0.to_string() }
+}
+
 async fn perform<R: Runtime>(runtime: &R, slot: SlotId, job: &Job, news: &mpsc::Sender<News>) -> Event {
     let payload = &*job.payload;
     match &job.order {
@@ -85,7 +102,7 @@ async fn perform<R: Runtime>(runtime: &R, slot: SlotId, job: &Job, news: &mpsc::
             Ok(()) => Event::Bound,
             Err(fault) => Event::BindFailed(fault),
         },
-        Order::Launch(claim) => match runtime.launch(slot, payload).await {
+        Order::Launch(claim) => match runtime.launch(slot, grant(job.epoch, claim), payload).await {
             Ok(ended) => {
                 if let Some(note) = ended.note {
                     let _ = news.send(News::Note { claim: claim.id, note }).await;

@@ -8,16 +8,21 @@
 //! [`ports`] are the three places where the outside comes in; their adapters are [`queue`], [`runtime`] and [`cluster`].
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod board;
 pub mod cli;
 pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod driver;
+pub mod entries;
 pub mod fault;
+pub mod metrics;
 pub mod payload;
 pub mod ports;
 pub mod progress;
 pub mod queue;
+pub mod registries;
 pub mod runtime;
 pub mod show;
 pub mod surroundings;

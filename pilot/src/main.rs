@@ -14,5 +14,5 @@ fn main() -> ExitCode {
             return ExitCode::from(if help { 0 } else { pilot_core::RunExit::BadInput.code() });
         }
     };
-    ExitCode::from(pilot::cli::run(cli).code())
+    ExitCode::from(pilot::cli::run(cli))
 }

@@ -1,14 +1,15 @@
 //! A payload as the ports pass it: everything resolved, every unit typed.
 //!
-//! Queue adapters make these; runtime adapters follow them. `pilot-core` sees only the few facts it decides on.
+//! Queue adapters make these; runtime adapters follow them; a spool keeps them as JSON. `pilot-core` sees only the few facts it decides on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use stage::{StageName, StageUri};
 
 /// One payload of one submitter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payload {
     /// The workflow that it belongs to.
     pub workflow: StageName,
@@ -42,10 +43,15 @@ pub struct Payload {
     pub writable_root: bool,
     /// Whether it shares the host's network.
     pub host_network: bool,
+    /// Folder for its log files, `<name>.stdout` and `<name>.stderr`; absolute.
+    pub logs: PathBuf,
+    /// Auth file (docker's or podman's format) with which its image is fetched; absolute. `None` is the pilot's own.
+    #[serde(default)]
+    pub registry_auth: Option<PathBuf>,
 }
 
 /// Limits of one payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// Thousandths of a processor.
     pub cpu_millis: u64,
@@ -56,7 +62,7 @@ pub struct Resources {
 }
 
 /// One input, `/stage/in/<name>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     /// Its name.
     pub name: StageName,
@@ -65,7 +71,8 @@ pub struct Input {
 }
 
 /// Where an input comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// A file or folder of the host, absolute.
     Host(PathBuf),
@@ -74,7 +81,7 @@ pub enum Source {
 }
 
 /// One output, `/stage/out/<name>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
     /// Its name.
     pub name: StageName,
@@ -89,7 +96,8 @@ pub struct Output {
 }
 
 /// Class of a stage (ARCHITECTURE.md).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StageClass {
     /// A file, made immutable by a lease and a read-only link.
     File,

@@ -22,6 +22,26 @@ pub struct Offer {
     pub payload: Arc<Payload>,
     /// Facts that pilot-core decides on and only the queue knows.
     pub terms: Terms,
+    /// How long the right lasts, counted from when it was asked for. A queue that shares with no one gives none.
+    pub lease: Option<LeaseSpan>,
+}
+
+/// How long a claim lasts, counted from the moment at which the request for it left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseSpan {
+    /// When to ask for more, in milliseconds.
+    pub renew_after_ms: u64,
+    /// When another pilot may have the payload, in milliseconds.
+    pub expires_after_ms: u64,
+}
+
+/// Answer to a request for more time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// The claim goes on; with a lease for so long.
+    Extended(Option<LeaseSpan>),
+    /// The claim is over: another pilot may have the payload.
+    Lost,
 }
 
 /// Longest bind in milliseconds. A healthy one takes a few; a network file system may take its time.
@@ -95,9 +115,10 @@ pub enum Reported {
 pub trait Queue: Send + Sync + 'static {
     /// Asks for up to `at_most` payloads.
     fn claim(&self, at_most: u32) -> impl Future<Output = Result<Claimed, Fault>> + Send;
-    /// Prolongs a claim's lease.
-    fn renew(&self, claim: ClaimId) -> impl Future<Output = Result<(), Fault>> + Send;
-    /// Ends a claim with its outcome.
+    /// Prolongs a claim's lease. A fault means that the queue could not be asked, not that the claim is over.
+    fn renew(&self, claim: ClaimId) -> impl Future<Output = Result<Renewed, Fault>> + Send;
+    /// Ends a claim with its outcome. A fault of class Retry means that the queue could not be asked just now; any other,
+    /// that the claim is not this pilot's any more.
     fn report(
         &self,
         claim: ClaimId,
@@ -107,15 +128,28 @@ pub trait Queue: Send + Sync + 'static {
     fn release(&self, claim: ClaimId, why: ReleaseWhy) -> impl Future<Output = Result<(), Fault>> + Send;
     /// Resolves when a claim that found nothing may find something.
     fn wait_ready(&self) -> impl Future<Output = ()> + Send;
+    /// Resolves with a claim of this pilot whose payload its user does not want any more; each such claim once.
+    fn wait_cancelled(&self) -> impl Future<Output = ClaimId> + Send;
 }
 
 /// An image that passed its preflight and is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared {
-    /// Its digest.
+    /// What must be equal for a payload to follow another in a warm slot: the image's digest, and the container's shape.
     pub image: String,
     /// Bytes that had to be brought in for it.
     pub bytes_brought: u64,
+}
+
+/// By what right a payload is launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The slot's epoch.
+    pub epoch: Epoch,
+    /// The queue's claim.
+    pub claim: ClaimId,
+    /// What its slot must have in common with the last one's, as [`Prepared::image`] said.
+    pub key: String,
 }
 
 /// How a launched payload ended.
@@ -139,10 +173,12 @@ pub trait Runtime: Send + Sync + 'static {
         epoch: Epoch,
         payload: &Payload,
     ) -> impl Future<Output = Result<(), Fault>> + Send;
-    /// Runs the payload in a bound slot. Returns when nothing of it runs any more.
+    /// Runs the payload in a bound, or warm, slot. Returns when nothing of it runs any more. In a slot that was found with
+    /// this payload running in it, goes on from there.
     fn launch(
         &self,
         slot: SlotId,
+        grant: Grant,
         payload: &Payload,
     ) -> impl Future<Output = Result<Ended, LaunchFault>> + Send;
     /// Asks the payload of a running `launch` to end; returns at once.
@@ -153,6 +189,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn clean(&self, slot: SlotId) -> impl Future<Output = Result<bool, Fault>> + Send;
     /// The payload will not run again: what only it would have read may go.
     fn settle(&self, payload: &Payload);
+    /// Takes down what slots still hold for the next payload. Nothing is bound after this.
+    fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// Why a launch has no exit status.

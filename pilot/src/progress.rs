@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use pilot_core::{Outcome, SlotId};
+use pilot_core::{ClaimId, Epoch, EventName, Outcome, PhaseName, SlotId};
 
 use crate::payload::Payload;
 
@@ -47,6 +47,30 @@ pub enum Progress {
         /// Because of which.
         because: Arc<Payload>,
     },
+    /// The queue granted claims.
+    Claimed {
+        /// How many.
+        claims: u32,
+    },
+    /// A slot changed its phase.
+    Moved {
+        /// Which slot.
+        slot: SlotId,
+        /// Its epoch after the change.
+        epoch: Epoch,
+        /// For which claim.
+        claim: ClaimId,
+        /// From.
+        from: PhaseName,
+        /// To.
+        to: PhaseName,
+        /// What changed it.
+        event: EventName,
+        /// The claim's payload and its try, from 1; `None` when the claim is over.
+        payload: Option<(Arc<Payload>, u32)>,
+    },
+    /// The pilot was told to end: it takes no more work.
+    Stopping,
     /// Time passed; for views that show it.
     Tick,
 }

@@ -68,6 +68,8 @@ impl Show {
                 let _ = self.reporter.tick(millis(at));
                 return;
             }
+            // For boards, which show slots and not a workflow.
+            Progress::Claimed { .. } | Progress::Moved { .. } | Progress::Stopping => return,
             Progress::Prepared { image, bytes } => UiEvent::Prepared { image, bytes },
             Progress::Started { payload, slot, attempt } => {
                 UiEvent::PayloadStarted { name: payload.name.to_string(), slot: slot.0, attempt }
@@ -138,7 +140,7 @@ fn saved(payload: &crate::payload::Payload) -> impl Iterator<Item = Saved> + '_ 
 }
 
 /// How a payload ended, in one line.
-fn words(outcome: &Outcome, note: Option<&str>) -> String {
+pub(crate) fn words(outcome: &Outcome, note: Option<&str>) -> String {
     let mut text = match &outcome.conclusion {
         Conclusion::Stopped(cause) => match outcome.status {
             Some(status) if !status.is_success() => format!("{cause} ({status})"),
@@ -153,7 +155,7 @@ fn words(outcome: &Outcome, note: Option<&str>) -> String {
     text
 }
 
-fn figures(usage: &Usage) -> Figures {
+pub(crate) fn figures(usage: &Usage) -> Figures {
     if *usage == Usage::default() {
         return Figures::default();
     }

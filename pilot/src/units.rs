@@ -15,6 +15,10 @@ pub struct Bytes(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MilliCpu(pub u64);
 
+/// A length of time in milliseconds, such as `90s`, `7d` or `1h30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Millis(pub u64);
+
 /// Text that is not a quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {what}")]
@@ -24,6 +28,7 @@ pub struct NotAQuantity {
 }
 
 const BYTES: &str = "a size: write bytes, or a number with Ki, Mi, Gi, Ti, k, M, G or T";
+const TIME: &str = "a time: write 90s, 5m, 2h, 7d or 1h30m";
 const CPU: &str = "a number of processors: write 2, 0.5 or 500m";
 
 impl FromStr for Bytes {
@@ -58,6 +63,19 @@ impl FromStr for MilliCpu {
             Some(millis) => millis.parse().map(MilliCpu).map_err(|_| wrong()),
             None => scaled(text, 1000).map(MilliCpu).ok_or_else(wrong),
         }
+    }
+}
+
+impl FromStr for Millis {
+    type Err = NotAQuantity;
+
+    fn from_str(text: &str) -> Result<Self, NotAQuantity> {
+        // The workflow file has no use for a time of nothing; whoever only wants to look has.
+        if matches!(text, "0" | "0s") {
+            return Ok(Self(0));
+        }
+        let wrong = |_| NotAQuantity { text: text.to_owned(), what: TIME };
+        crate::workflow::duration::milliseconds(text).map(Self).map_err(wrong)
     }
 }
 
@@ -107,7 +125,15 @@ impl<'de> Deserialize<'de> for MilliCpu {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, MilliCpu};
+    use super::{Bytes, MilliCpu, Millis};
+
+    #[test]
+    fn times_are_those_of_the_workflow_file_and_nothing() {
+        let time = |text: &str| text.parse::<Millis>().ok().map(|time| time.0);
+        assert_eq!(time("1h30m"), Some(5_400_000));
+        assert_eq!(time("0"), Some(0));
+        assert_eq!(time("7"), None);
+    }
 
     #[test]
     fn sizes_and_processors_are_read_as_kubernetes_reads_them() {

@@ -1,10 +1,11 @@
-//! `pilot images`: what the store holds, and taking things out of it.
+//! `pilot images`: what the store holds, putting things into it, and taking them out of it.
 
 use std::fmt::Write as _;
 
 use image_store::{Store, StoreError, StoredImage};
 use pilot_core::RunExit;
 
+use super::{images_pull, images_usage};
 use crate::cli::{ImagesCommand, OutputFormat, complain, refuse, say};
 use crate::config::{Settings, Surroundings, store_folder};
 use crate::fault::chain;
@@ -17,6 +18,7 @@ pub fn images(
     command: &ImagesCommand,
     output: OutputFormat,
 ) -> RunExit {
+    let access = crate::registries::registry_access(settings.registries, settings.registry_auth, around);
     let store = match store_folder(settings.store, around) {
         Ok(folder) => Store::open(&folder),
         Err(error) => return refuse(&error),
@@ -26,8 +28,14 @@ pub fn images(
         Err(error) => return refuse(&error),
     };
     match command {
+        ImagesCommand::Pull { references } => match access {
+            Ok(access) => images_pull::pull(&store, &access, references, output, around.no_color),
+            Err(error) => refuse(&error),
+        },
         ImagesCommand::Ls => ls(&store, output),
         ImagesCommand::Rm { images } => rm(&store, images, output),
+        ImagesCommand::Df => images_usage::df(&store, output),
+        ImagesCommand::Verify => images_usage::verify(&store, output),
     }
 }
 
@@ -41,7 +49,9 @@ fn ls(store: &Store, output: OutputFormat) -> RunExit {
         return RunExit::Success;
     }
     if images.is_empty() {
-        say("no images are stored; `pilot run` stores those that a workflow names\n");
+        say(
+            "no images are stored; `pilot images pull` stores some, `pilot run` those that a workflow names\n",
+        );
         return RunExit::Success;
     }
     let mut text = format!("{:<20} {:>10} {:>8}  REFERENCES\n", "IMAGE", "SIZE", "FILES");

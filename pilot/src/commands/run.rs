@@ -1,24 +1,24 @@
 //! `pilot run FILE`: one workflow on this machine, from the file to the exit code.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pilot_core::{Demand, DoneWhy, Fault, FaultClass, PilotConfig, RunExit};
-use stage::{StageName, StageUri};
 
 use crate::cli::{OutputFormat, RunArgs, complain, refuse, say};
 use crate::cluster::LocalCluster;
 use crate::config::{Config, Settings, Surroundings};
 use crate::driver::{Done, Driver};
+use crate::entries::entries;
 use crate::fault::chain;
-use crate::payload::{Input, Output, Payload, Resources, Source, StageClass};
+use crate::payload::{Payload, Resources};
 use crate::queue::workflow::{Entry, WorkflowQueue};
-use crate::runtime::local::{LocalError, LocalRuntime};
+use crate::runtime::local::{LocalError, LocalRuntime, Name};
 use crate::show::Show;
 use crate::ui::{Reporter, size_of};
-use crate::workflow::{self, Disk, Plan, PlannedPayload};
+use crate::workflow::{self, Disk, Plan};
 
 /// Runs the workflow.
 pub fn run(settings: Settings, around: &Surroundings, arguments: &RunArgs, output: OutputFormat) -> RunExit {
@@ -37,7 +37,7 @@ pub fn run(settings: Settings, around: &Surroundings, arguments: &RunArgs, outpu
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("{}.out", plan.workflow)));
     let out = std::path::absolute(&out).unwrap_or(out);
     let entries =
-        match entries(&plan, &config, &out).and_then(|entries| shown(&plan, arguments).map(|()| entries)) {
+        match planned(&plan, &config, &out).and_then(|entries| shown(&plan, arguments).map(|()| entries)) {
             Ok(entries) => entries,
             Err(fault) => {
                 complain(&format!("{}: {fault}", arguments.file.display()));
@@ -50,7 +50,7 @@ pub fn run(settings: Settings, around: &Surroundings, arguments: &RunArgs, outpu
         return RunExit::BadInput;
     }
     let reporter = reporter(output, around);
-    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let threads = super::threads();
     let threads = match threads {
         Ok(threads) => threads,
         Err(error) => {
@@ -59,7 +59,7 @@ pub fn run(settings: Settings, around: &Surroundings, arguments: &RunArgs, outpu
         }
     };
     let show = Show::new(reporter, &plan, logs.clone());
-    let exit = threads.block_on(drive(config, entries, &logs, show));
+    let exit = threads.block_on(drive(config, entries, show));
     if exit == RunExit::Success || exit == RunExit::PayloadFailed {
         for name in &arguments.show {
             let text = std::fs::read(logs.join(format!("{name}.stdout"))).unwrap_or_default();
@@ -69,9 +69,9 @@ pub fn run(settings: Settings, around: &Surroundings, arguments: &RunArgs, outpu
     exit
 }
 
-async fn drive(config: Config, entries: Vec<Entry>, logs: &Path, mut show: Show) -> RunExit {
+async fn drive(config: Config, entries: Vec<Entry>, mut show: Show) -> RunExit {
     let total = Demand { cpu_millis: config.cpu_millis, memory_bytes: config.memory_bytes };
-    let pilot = PilotConfig::new(config.slots, total);
+    let pilot = PilotConfig { bind_ahead: config.bind_ahead, ..PilotConfig::new(config.slots, total) };
     let queue = Arc::new(WorkflowQueue::new(entries));
     // Listening comes first: a Ctrl-C from here on must leave nothing behind.
     let cluster = match LocalCluster::listen() {
@@ -81,16 +81,9 @@ async fn drive(config: Config, entries: Vec<Entry>, logs: &Path, mut show: Show)
             return RunExit::OwnFault;
         }
     };
-    let logs = logs.to_path_buf();
-    let runtime = match tokio::task::spawn_blocking(move || LocalRuntime::new(&config, logs)).await {
+    let runtime = match tokio::task::spawn_blocking(move || LocalRuntime::new(&config, Name::Any)).await {
         Ok(Ok(runtime)) => Arc::new(runtime),
-        Ok(Err(error)) => {
-            complain(&chain(&error));
-            return match error {
-                LocalError::Attach(_) | LocalError::Ids(_) => RunExit::HostUnable,
-                LocalError::Folders(_) | LocalError::Store(_) | LocalError::Shim(_) => RunExit::BadInput,
-            };
-        }
+        Ok(Err(error)) => return local_exit(&error),
         Err(error) => {
             complain(&format!("start: {error}"));
             return RunExit::OwnFault;
@@ -101,10 +94,19 @@ async fn drive(config: Config, entries: Vec<Entry>, logs: &Path, mut show: Show)
     if let Some(lack) = runtime.unenforced() {
         show.note(lack);
     }
-    let driver = Driver::new(pilot, Arc::clone(&queue), Arc::clone(&runtime), cluster);
+    let driver = Driver::new(pilot, Arc::clone(&queue), Arc::clone(&runtime), cluster).with_ticks();
     let done = driver.run(|progress| show.progress(started.elapsed(), progress)).await;
     show.summary(started.elapsed(), &queue);
     exit_of(&done, &queue)
+}
+
+/// Says why there are no slots here.
+pub(super) fn local_exit(error: &LocalError) -> RunExit {
+    complain(&chain(error));
+    match error {
+        LocalError::Attach(_) | LocalError::Ids(_) => RunExit::HostUnable,
+        LocalError::Folders(_) | LocalError::Store(_) | LocalError::Shim(_) => RunExit::BadInput,
+    }
 }
 
 /// The worst of what the payloads came to, unless a signal or the pilot itself ended it.
@@ -155,32 +157,6 @@ fn shown(plan: &Plan, arguments: &RunArgs) -> Result<(), Fault> {
     }
 }
 
-/// From the file's plan to the queue's entries.
-fn entries(plan: &Plan, config: &Config, out: &Path) -> Result<Vec<Entry>, Fault> {
-    let workflow = name(&plan.workflow)?;
-    let mut readers: BTreeMap<(usize, usize), BTreeSet<StageName>> = BTreeMap::new();
-    for payload in &plan.payloads {
-        for input in &payload.inputs {
-            if let workflow::InputSource::Stage { producer, output } = input.source {
-                readers.entry((producer, output)).or_default().insert(name(&payload.name)?);
-            }
-        }
-    }
-    let entry = |planned: &PlannedPayload| {
-        let payload = payload(plan, planned, &workflow, &readers, out)?;
-        fits(&payload, config)?;
-        let spec = &planned.spec;
-        Ok(Entry {
-            payload: Arc::new(payload),
-            trust_group: spec.trust_group.clone().unwrap_or_else(|| "user".to_owned()),
-            at_most_once: spec.at_most_once,
-            retries: spec.retries,
-            after: planned.needs.clone(),
-        })
-    };
-    plan.payloads.iter().map(entry).collect()
-}
-
 /// What asks for more than the pilot has in all would wait for ever.
 fn fits(payload: &Payload, config: &Config) -> Result<(), Fault> {
     let Resources { cpu_millis, memory_bytes, .. } = payload.resources;
@@ -197,77 +173,8 @@ fn fits(payload: &Payload, config: &Config) -> Result<(), Fault> {
     ))
 }
 
-fn name(text: &str) -> Result<StageName, Fault> {
-    StageName::new(text).map_err(|error| Fault::new(FaultClass::Payload, error.to_string()))
-}
-
-/// The reference, its path absolute.
-fn image(plan: &Plan, spec: &workflow::PayloadSpec) -> Result<String, Fault> {
-    let reference: image_store::Reference = spec.image.parse().map_err(|error| {
-        let (line, column) = (spec.at.line, spec.at.column);
-        let text = format!("line {line}, column {column}: payload {:?}: {}", spec.name, chain(&error));
-        Fault::new(FaultClass::Payload, text)
-    })?;
-    Ok(reference.relative_to(&plan.folder).to_string())
-}
-
-fn payload(
-    plan: &Plan,
-    planned: &PlannedPayload,
-    workflow: &StageName,
-    readers: &BTreeMap<(usize, usize), BTreeSet<StageName>>,
-    out: &Path,
-) -> Result<Payload, Fault> {
-    let spec = &planned.spec;
-    let input = |input: &workflow::PlannedInput| {
-        let source = match &input.source {
-            workflow::InputSource::Host(path) => Source::Host(path.clone()),
-            workflow::InputSource::Stage { producer, output } => {
-                let missing =
-                    || Fault::new(FaultClass::Pilot, "an input names a payload that is not planned");
-                let from = plan.payloads.get(*producer).ok_or_else(missing)?;
-                let of = from.spec.outputs.get(*output).ok_or_else(missing)?;
-                let (payload, output) = (name(&from.name)?, name(&of.name)?);
-                Source::Stage(StageUri { workflow: workflow.clone(), payload, output })
-            }
-        };
-        Ok(Input { name: name(&input.name)?, source })
-    };
-    let output = |(index, output): (usize, &workflow::PlannedOutput)| {
-        Ok(Output {
-            name: name(&output.name)?,
-            class: match output.class {
-                workflow::model::OutputClass::File => StageClass::File,
-                workflow::model::OutputClass::Mem => StageClass::Memory,
-            },
-            max_bytes: output.max_bytes,
-            save: planned.save_path(output).map(|path| out.join(path)),
-            readers: readers.get(&(planned.id, index)).cloned().unwrap_or_default(),
-        })
-    };
-    Ok(Payload {
-        workflow: workflow.clone(),
-        name: name(&planned.name)?,
-        family: name(&spec.name)?,
-        image: image(plan, spec)?,
-        command: spec.command.clone(),
-        args: spec.args.clone(),
-        env: planned.environment(),
-        cwd: spec.cwd.clone(),
-        user: match spec.user {
-            workflow::User::Image => None,
-            workflow::User::Ids { uid, gid } => Some((uid, gid.unwrap_or(uid))),
-        },
-        resources: Resources {
-            cpu_millis: spec.resources.cpu_millicores,
-            memory_bytes: spec.resources.memory_bytes,
-            disk_bytes: spec.resources.disk_bytes,
-        },
-        walltime_ms: spec.walltime_ms,
-        grace_ms: spec.grace_ms,
-        inputs: planned.inputs.iter().map(input).collect::<Result<_, Fault>>()?,
-        outputs: spec.outputs.iter().enumerate().map(output).collect::<Result<_, Fault>>()?,
-        writable_root: spec.rootfs == workflow::model::Rootfs::Writable,
-        host_network: spec.network == workflow::model::Network::Host,
-    })
+fn planned(plan: &Plan, config: &Config, out: &Path) -> Result<Vec<Entry>, Fault> {
+    let entries = entries(plan, out)?;
+    entries.iter().try_for_each(|entry| fits(&entry.payload, config))?;
+    Ok(entries)
 }

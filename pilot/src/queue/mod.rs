@@ -1,3 +1,4 @@
 //! Queue adapters: where payloads come from.
 
+pub mod spool;
 pub mod workflow;

@@ -12,7 +12,7 @@
 //!
 //! **Must not know:** slots, containers, the workflow file's syntax.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pilot_core::{Attempts, ClaimId, Decision, Fault, FaultClass, Jitter, Outcome, ReleaseWhy, retry};
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
 use crate::payload::Payload;
-use crate::ports::{Claimed, Offer, Queue, Reported, Terms};
+use crate::ports::{Claimed, Offer, Queue, Renewed, Reported, Terms};
 
 /// One payload of the workflow with its place in it.
 #[derive(Clone, Debug)]
@@ -73,6 +73,14 @@ pub struct WorkflowQueue {
 #[derive(Debug)]
 struct State {
     standings: Vec<Standing>,
+    /// Those that may be claimed at once, and those with a pause before: what a claim looks at, however many others there
+    /// are. Their standings say the same.
+    ready: BTreeSet<usize>,
+    paused: BTreeSet<(Instant, usize)>,
+    /// For each entry, the producers that have not succeeded.
+    pending: Vec<usize>,
+    /// Entries that are not at their end.
+    open: usize,
     /// How often each was claimed and not given back.
     tries: Vec<u32>,
     /// What retries are decided on.
@@ -88,10 +96,14 @@ impl WorkflowQueue {
     #[must_use]
     pub fn new(entries: Vec<Entry>) -> Self {
         let mut consumers = vec![Vec::new(); entries.len()];
+        let mut pending = vec![0; entries.len()];
         for (index, entry) in entries.iter().enumerate() {
-            for producer in &entry.after {
-                if let Some(list) = consumers.get_mut(*producer) {
+            // Each once, also when it is named twice.
+            let producers: BTreeSet<usize> = entry.after.iter().copied().collect();
+            for producer in producers {
+                if let Some(list) = consumers.get_mut(producer) {
                     list.push(index);
+                    pending[index] += 1;
                 }
             }
         }
@@ -99,8 +111,13 @@ impl WorkflowQueue {
         let first = |entry: &Entry| {
             if entry.after.is_empty() { Standing::Ready { from: now } } else { Standing::Waiting }
         };
+        let free = |(index, entry): (usize, &Entry)| entry.after.is_empty().then_some(index);
         let state = State {
             standings: entries.iter().map(first).collect(),
+            ready: entries.iter().enumerate().filter_map(free).collect(),
+            paused: BTreeSet::new(),
+            pending,
+            open: entries.len(),
             tries: vec![0; entries.len()],
             attempts: vec![Attempts::default(); entries.len()],
             outcomes: vec![None; entries.len()],
@@ -131,13 +148,11 @@ impl WorkflowQueue {
 
     fn succeed(&self, state: &mut State, index: usize) {
         state.standings[index] = Standing::Succeeded;
+        state.open -= 1;
         for &consumer in &self.consumers[index] {
-            let all_done = self.entries[consumer]
-                .after
-                .iter()
-                .all(|&producer| matches!(state.standings[producer], Standing::Succeeded));
-            if all_done && matches!(state.standings[consumer], Standing::Waiting) {
-                state.standings[consumer] = Standing::Ready { from: Instant::now() };
+            state.pending[consumer] -= 1;
+            if state.pending[consumer] == 0 && matches!(state.standings[consumer], Standing::Waiting) {
+                state.make_ready(consumer, Instant::now(), None);
             }
         }
     }
@@ -145,18 +160,41 @@ impl WorkflowQueue {
     /// Fails an entry for good; gives those that will never run because of it.
     fn fail(&self, state: &mut State, index: usize) -> Vec<Arc<Payload>> {
         state.standings[index] = Standing::Failed;
+        state.open -= 1;
         let mut skipped = Vec::new();
         let mut lost = vec![index];
         while let Some(because) = lost.pop() {
             for &consumer in &self.consumers[because] {
                 if matches!(state.standings[consumer], Standing::Waiting) {
                     state.standings[consumer] = Standing::Skipped { because };
+                    state.open -= 1;
                     skipped.push(Arc::clone(&self.entries[consumer].payload));
                     lost.push(consumer);
                 }
             }
         }
         skipped
+    }
+}
+
+impl State {
+    fn make_ready(&mut self, index: usize, now: Instant, pause: Option<Duration>) {
+        let from = now + pause.unwrap_or_default();
+        self.standings[index] = Standing::Ready { from };
+        if pause.is_some() {
+            self.paused.insert((from, index));
+        } else {
+            self.ready.insert(index);
+        }
+    }
+
+    fn end_pauses(&mut self, now: Instant) {
+        while let Some(&(from, index)) = self.paused.first()
+            && from <= now
+        {
+            self.paused.pop_first();
+            self.ready.insert(index);
+        }
     }
 }
 
@@ -168,14 +206,11 @@ impl Queue for WorkflowQueue {
     async fn claim(&self, at_most: u32) -> Result<Claimed, Fault> {
         let mut state = self.lock();
         let now = Instant::now();
+        state.end_pauses(now);
         let mut offers = Vec::new();
-        for (index, entry) in self.entries.iter().enumerate() {
-            if offers.len() >= at_most as usize {
-                break;
-            }
-            if !matches!(state.standings[index], Standing::Ready { from } if from <= now) {
-                continue;
-            }
+        while offers.len() < at_most as usize {
+            let Some(index) = state.ready.pop_first() else { break };
+            let entry = &self.entries[index];
             let claim = ClaimId(state.next_claim);
             state.next_claim += 1;
             state.claims.insert(claim, index);
@@ -186,19 +221,17 @@ impl Queue for WorkflowQueue {
                 at_most_once: entry.at_most_once,
                 attempt: state.tries[index],
             };
-            offers.push(Offer { claim, payload: Arc::clone(&entry.payload), terms });
+            offers.push(Offer { claim, payload: Arc::clone(&entry.payload), terms, lease: None });
         }
         if !offers.is_empty() {
             return Ok(Claimed::Offers(offers));
         }
-        let open = |standing: &Standing| {
-            matches!(standing, Standing::Waiting | Standing::Ready { .. } | Standing::Claimed(_))
-        };
-        Ok(if state.standings.iter().any(open) { Claimed::Empty } else { Claimed::Closed })
+        Ok(if state.open > 0 { Claimed::Empty } else { Claimed::Closed })
     }
 
-    async fn renew(&self, claim: ClaimId) -> Result<(), Fault> {
-        if self.lock().claims.contains_key(&claim) { Ok(()) } else { Err(unknown_claim(claim)) }
+    async fn renew(&self, claim: ClaimId) -> Result<Renewed, Fault> {
+        let held = self.lock().claims.contains_key(&claim);
+        Ok(if held { Renewed::Extended(None) } else { Renewed::Lost })
     }
 
     async fn report(&self, claim: ClaimId, outcome: Outcome) -> Result<Reported, Fault> {
@@ -214,8 +247,7 @@ impl Queue for WorkflowQueue {
             match retry::decide(&outcome, before, entry.retries, entry.at_most_once, Jitter::NONE) {
                 Decision::Retry { after_ms, attempts } => {
                     state.attempts[index] = attempts;
-                    let from = Instant::now() + Duration::from_millis(after_ms);
-                    state.standings[index] = Standing::Ready { from };
+                    state.make_ready(index, Instant::now(), Some(Duration::from_millis(after_ms)));
                     Reported::Retried
                 }
                 Decision::Final => Reported::Final { skipped: self.fail(&mut state, index) },
@@ -232,7 +264,7 @@ impl Queue for WorkflowQueue {
         let index = state.claims.remove(&claim).ok_or_else(|| unknown_claim(claim))?;
         // It never ran, so it was no try.
         state.tries[index] = state.tries[index].saturating_sub(1);
-        state.standings[index] = Standing::Ready { from: Instant::now() };
+        state.make_ready(index, Instant::now(), None);
         drop(state);
         self.ready.notify_one();
         Ok(())
@@ -241,11 +273,8 @@ impl Queue for WorkflowQueue {
     async fn wait_ready(&self) {
         let next = {
             let state = self.lock();
-            let from = |standing: &Standing| match standing {
-                Standing::Ready { from } => Some(*from),
-                _ => None,
-            };
-            state.standings.iter().filter_map(from).min()
+            let paused = state.paused.first().map(|(from, _)| *from);
+            if state.ready.is_empty() { paused } else { Some(Instant::now()) }
         };
         match next {
             Some(from) => {
@@ -256,6 +285,11 @@ impl Queue for WorkflowQueue {
             }
             None => self.ready.notified().await,
         }
+    }
+
+    async fn wait_cancelled(&self) -> ClaimId {
+        // Who runs a workflow file stops it as a whole.
+        std::future::pending().await
     }
 }
 

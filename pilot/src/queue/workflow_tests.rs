@@ -27,6 +27,8 @@ fn entry(name: &str, after: &[usize]) -> Entry {
         outputs: Vec::new(),
         writable_root: false,
         host_network: false,
+        logs: std::path::PathBuf::new(),
+        registry_auth: None,
     };
     Entry {
         payload: Arc::new(payload),

@@ -1,5 +1,6 @@
 //! Runtime adapters: where payloads run. `slots` and `logs` are common to all of them.
 
+pub mod exec;
 pub mod local;
 pub mod logs;
 pub mod slots;

@@ -12,6 +12,8 @@ mod table;
 mod terminal;
 mod words;
 
+pub mod top;
+
 use std::fmt;
 use std::io::{self, Write};
 
@@ -21,6 +23,7 @@ use serde::Serialize;
 pub use event::{Figures, RowState, Saved, Stream, Summary, SummaryRow, UiEvent};
 pub use screen::{Size, SizeSource, size_of};
 pub use words::{bytes, duration};
+pub(crate) use words::{cut, elapsed, printable};
 
 use screen::Shared;
 use table::Look;

@@ -40,7 +40,7 @@ pub fn duration(ms: u64) -> String {
 }
 
 /// Time since the start, for live lines and prefixes: whole seconds below a minute.
-pub(super) fn elapsed(ms: u64) -> String {
+pub(crate) fn elapsed(ms: u64) -> String {
     if ms < 60_000 { format!("{} s", ms / 1000) } else { duration(ms / 1000 * 1000) }
 }
 
@@ -54,7 +54,7 @@ fn three_digits(value: f64) -> String {
 
 /// Foreign text that can't move the cursor, change colours or retitle the terminal: control characters are shown as
 /// escapes, except tabs.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     let harmless = |c: char| c == '\t' || !c.is_control();
     if text.chars().all(harmless) {
         return Cow::Borrowed(text);
@@ -64,7 +64,7 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// At most `columns` characters; what is cut is marked.
-pub(super) fn cut(text: &str, columns: usize) -> Cow<'_, str> {
+pub(crate) fn cut(text: &str, columns: usize) -> Cow<'_, str> {
     if text.chars().count() <= columns {
         return Cow::Borrowed(text);
     }

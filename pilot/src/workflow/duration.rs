@@ -7,7 +7,7 @@ const MS_MAX: u64 = 10 * 365 * 86_400_000;
 
 /// Why a text is no duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum DurationError {
+pub(crate) enum DurationError {
     #[error("has no unit; write 90s, 5m, 2h or 1h30m")]
     NoUnit,
     #[error("is not a duration; write 90s, 5m, 2h or 1h30m")]
@@ -21,7 +21,7 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 
 /// Milliseconds. Parts go from long to short, each unit at most once; the number before a unit may have up to three
 /// decimals.
-pub(super) fn milliseconds(text: &str) -> Result<u64, DurationError> {
+pub(crate) fn milliseconds(text: &str) -> Result<u64, DurationError> {
     if text.parse::<f64>().is_ok() {
         return Err(DurationError::NoUnit);
     }

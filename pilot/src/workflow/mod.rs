@@ -36,7 +36,7 @@
 //!
 //! Must not know: images, slots, where results are kept, how anything runs.
 
-mod duration;
+pub(crate) mod duration;
 mod host;
 mod located;
 pub mod model;

@@ -87,7 +87,7 @@ pub struct Defaults {
 pub struct Payload {
     /// Name, unique in the workflow: 1 to 64 letters, digits, `.`, `_` or `-`, beginning with a letter or digit.
     pub name: Located<String>,
-    /// Container image: `oci:<folder>[:<tag>]`, `oci-archive:<file>[:<tag>]`, `docker-archive:<file>[:<name>:<tag>]`,
+    /// Container image: `docker://[<registry>/]<name>[:<tag>][@<digest>]`, `oci:<folder>[:<tag>]`, `oci-archive:<file>[:<tag>]`, `docker-archive:<file>[:<name>:<tag>]`,
     /// or a path with `/`, `./` or `../` in front. A relative path begins at the workflow file's folder. Needed here or
     /// in `defaults`.
     #[serde(default)]

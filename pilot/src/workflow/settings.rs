@@ -139,7 +139,7 @@ fn image(
         return Located { value: String::new(), at: payload.at };
     };
     if image.is_empty() || image.contains(char::is_control) {
-        let advice = "write oci:<folder>[:<tag>], oci-archive:<file>[:<tag>] or docker-archive:<file>";
+        let advice = "write docker://<registry>/<name>:<tag>, oci:<folder>[:<tag>], oci-archive:<file>[:<tag>] or docker-archive:<file>";
         complaints.add(image.at, format!("image {:?} is no image reference; {advice}", shortened(image)));
     }
     image.clone()

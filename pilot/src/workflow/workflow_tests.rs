@@ -158,8 +158,8 @@ fn names_and_images_are_checked() {
         &[
             "4:10: payload \"a b\" is no name; use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
             "5:10: payload \".a\" is no name; use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
-            "5:21: image \"i\\tj\" is no image reference; write oci:<folder>[:<tag>], oci-archive:<file>[:<tag>] or docker-archive:<file>",
-            "6:20: image \"\" is no image reference; write oci:<folder>[:<tag>], oci-archive:<file>[:<tag>] or docker-archive:<file>",
+            "5:21: image \"i\\tj\" is no image reference; write docker://<registry>/<name>:<tag>, oci:<folder>[:<tag>], oci-archive:<file>[:<tag>] or docker-archive:<file>",
+            "6:20: image \"\" is no image reference; write docker://<registry>/<name>:<tag>, oci:<folder>[:<tag>], oci-archive:<file>[:<tag>] or docker-archive:<file>",
             "7:3: payload \"a\" has no image; add \"image:\" here or in \"defaults\"",
             "7:10: two payloads are called \"a\"; rename one",
         ],

@@ -4,13 +4,16 @@
 //! <state-dir>/                          memory where possible: sockets and metadata only
 //!   trees/                              image-store's materialised trees, shared by all pilots of this user
 //!   pilots/<id>/lock                    locked while that pilot lives
+//!   pilots/<id>/serves                  there when its payloads may outlive it: only a pilot of that name may tidy up
 //!   pilots/<id>/slots/<n>/control/      sock, ran/<launch id>
+//!   pilots/<id>/slots/<n>/{stdout,stderr,record,keeping}
 //! <scratch-dir>/
+//!   pilots/<id>/serves
 //!   pilots/<id>/slots/<n>/{work,out,in,upper,overlay}
-//!   pilots/<id>/stages/<payload>/<output>
+//!   pilots/<id>/stages/<workflow>/<payload>/<output>
 //! ```
-//! `<id>` is random. A pilot is alive exactly while it holds its lock: no PID is compared, so a reused PID or another PID
-//! namespace can't fool the sweep. Work, outputs, inputs and stages lie on one file system so that a stage is handed on
+//! `<id>` is random, or the name of a pilot that serves a spool and may come back. A pilot is alive exactly while it holds
+//! its lock: no PID is compared, so a reused PID or another PID namespace can't fool the sweep. Work, outputs, inputs and stages lie on one file system so that a stage is handed on
 //! by hard link.
 //!
 //! **Must not know:** containers, sockets' messages, images.
@@ -44,6 +47,14 @@ pub enum FolderError {
         /// The setting that chooses another.
         setting: &'static str,
     },
+    /// A pilot of that name lives.
+    #[error(
+        "serve as \"{name}\": a pilot of that name is running already; stop it, or choose another --name"
+    )]
+    Taken {
+        /// The name.
+        name: String,
+    },
     /// A folder can't be removed.
     #[error("remove folder {}", path.display())]
     Remove {
@@ -62,6 +73,9 @@ pub struct PilotFolders {
     state: PathBuf,
     scratch: PathBuf,
     shared: PathBuf,
+    /// Stages of unfinished runs stay for the next pilot of this name.
+    serves: bool,
+    new: bool,
     _lock: File,
 }
 
@@ -76,6 +90,13 @@ pub struct SlotFolders {
     pub out: PathBuf,
     /// `/.latebind/in`.
     pub inputs: PathBuf,
+    /// The FIFOs of the payload's standard output and error.
+    pub streams: [PathBuf; 2],
+    /// What another pilot must know to adopt what runs here.
+    pub record: PathBuf,
+    /// There from when the outputs of what was launched are first touched: what is not in `out` then was not forgotten by
+    /// its payload.
+    pub keeping: PathBuf,
     /// Upper folder of a writable root.
     pub upper: PathBuf,
     /// Work folder of its overlay.
@@ -98,20 +119,83 @@ impl PilotFolders {
     /// # Errors
     /// When a folder can't be made or belongs to someone else.
     pub fn create(state_dir: &Path, scratch_dir: &Path, id: &str) -> Result<(Self, Swept), FolderError> {
-        private_folder(state_dir, "state-dir")?;
-        private_folder(scratch_dir, "scratch-dir")?;
-        private_folder(&state_dir.join("pilots"), "state-dir")?;
-        private_folder(&scratch_dir.join("pilots"), "scratch-dir")?;
-        let swept = sweep(state_dir, scratch_dir);
-        let state = state_dir.join("pilots").join(id);
-        let scratch = scratch_dir.join("pilots").join(id);
+        let (state, scratch, swept) = places(state_dir, scratch_dir, id)?;
         // Order matters to a sweep in another process: it skips a state folder without a lock file (being born), and takes a
         // scratch folder without a state folder (its machine has restarted). So state, lock, scratch.
         private_folder(&state, "state-dir")?;
         let lock =
             locked_file(&state).map_err(|source| FolderError::Make { path: state.join("lock"), source })?;
         private_folder(&scratch, "scratch-dir")?;
-        Ok((Self { id: id.to_owned(), state, scratch, shared: state_dir.to_path_buf(), _lock: lock }, swept))
+        let shared = state_dir.to_path_buf();
+        Ok((Self { id: id.to_owned(), state, scratch, shared, serves: false, new: true, _lock: lock }, swept))
+    }
+
+    /// Takes the folders of the pilot called `name`, with what a pilot of that name left in them.
+    ///
+    /// # Errors
+    /// When one of that name lives, or a folder can't be made or belongs to someone else.
+    pub fn take(state_dir: &Path, scratch_dir: &Path, name: &str) -> Result<(Self, Swept), FolderError> {
+        let (state, scratch, swept) = places(state_dir, scratch_dir, name)?;
+        let new = !state.join(SERVES).exists();
+        private_folder(&state, "state-dir")?;
+        let path = state.join("lock");
+        let fail = |source| FolderError::Make { path: path.clone(), source };
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(fail)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FolderError::Taken { name: name.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        }
+        private_folder(&scratch, "scratch-dir")?;
+        for folder in [&state, &scratch] {
+            let path = folder.join(SERVES);
+            fs::write(&path, b"").map_err(|source| FolderError::Make { path, source })?;
+        }
+        let shared = state_dir.to_path_buf();
+        Ok((Self { id: name.to_owned(), state, scratch, shared, serves: true, new, _lock: lock }, swept))
+    }
+
+    /// Whether another pilot of this name may come after this one.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.serves
+    }
+
+    /// Whether no pilot of this name was here before.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// Where what is known only while the machine runs is written down.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Where its API socket goes.
+    #[must_use]
+    pub fn api_socket(&self) -> PathBuf {
+        self.state.join("api.sock")
+    }
+
+    /// The slots that an earlier pilot of this name left, by their numbers.
+    #[must_use]
+    pub fn left(&self) -> Vec<u32> {
+        let mut left: Vec<u32> = [&self.state, &self.scratch]
+            .iter()
+            .flat_map(|root| names(&root.join("slots")))
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        left.sort_unstable();
+        left.dedup();
+        left
+    }
+
+    /// The folder below which the stages of this pilot lie.
+    #[must_use]
+    pub fn stages_root(&self) -> PathBuf {
+        self.scratch.join("stages")
     }
 
     /// This pilot's ID; also the word in the names of its cgroups.
@@ -130,8 +214,8 @@ impl PilotFolders {
     ///
     /// # Errors
     /// When it can't be made.
-    pub fn stages(&self, payload: &str) -> Result<PathBuf, FolderError> {
-        let path = self.scratch.join("stages").join(payload);
+    pub fn stages(&self, workflow: &str, payload: &str) -> Result<PathBuf, FolderError> {
+        let path = self.stages_root().join(workflow).join(payload);
         make(&path, 0o700)?;
         Ok(path)
     }
@@ -148,18 +232,7 @@ impl PilotFolders {
         foreign_uid: bool,
         writable_root: bool,
     ) -> Result<SlotFolders, FolderError> {
-        let name = index.to_string();
-        let (state, scratch) = (self.state.join("slots").join(&name), self.scratch.join("slots").join(&name));
-        let slot = SlotFolders {
-            control: state.join("control"),
-            work: scratch.join("work"),
-            out: scratch.join("out"),
-            inputs: scratch.join("in"),
-            upper: scratch.join("upper"),
-            overlay: scratch.join("overlay"),
-            state,
-            scratch,
-        };
+        let slot = self.places_of(index);
         let open = if foreign_uid { 0o777 } else { 0o700 };
         for (path, mode) in [
             (&slot.control, if foreign_uid { 0o711 } else { 0o700 }),
@@ -175,6 +248,26 @@ impl PilotFolders {
             make(&slot.overlay, open)?;
         }
         Ok(slot)
+    }
+
+    /// Where slot `index` has its folders; makes none.
+    #[must_use]
+    pub fn places_of(&self, index: u32) -> SlotFolders {
+        let name = index.to_string();
+        let (state, scratch) = (self.state.join("slots").join(&name), self.scratch.join("slots").join(&name));
+        SlotFolders {
+            control: state.join("control"),
+            work: scratch.join("work"),
+            out: scratch.join("out"),
+            inputs: scratch.join("in"),
+            streams: [state.join("stdout"), state.join("stderr")],
+            record: state.join("record"),
+            keeping: state.join("keeping"),
+            upper: scratch.join("upper"),
+            overlay: scratch.join("overlay"),
+            state,
+            scratch,
+        }
     }
 }
 
@@ -199,12 +292,52 @@ impl SlotFolders {
 
 impl Drop for PilotFolders {
     fn drop(&mut self) {
+        if self.serves {
+            // Folders go when they are empty: stages that unfinished runs will read keep theirs.
+            prune(&self.stages_root());
+            let _ = remove_tree(&self.scratch.join("slots"));
+            if !self.stages_root().exists() {
+                let _ = remove_tree(&self.scratch);
+            }
+            if let Err(error) = remove_tree(&self.state) {
+                tracing::warn!(path = %self.state.display(), %error, "a folder of this pilot is left behind");
+            }
+            return;
+        }
         for path in [&self.scratch, &self.state] {
             if let Err(error) = remove_tree(path) {
                 tracing::warn!(path = %path.display(), %error, "a folder of this pilot is left behind");
             }
         }
     }
+}
+
+/// Marks the folders of a pilot whose payloads, or stages, may outlive it.
+const SERVES: &str = "serves";
+
+/// Makes the common folders, removes those of dead pilots, and says where pilot `id` has its own.
+fn places(state_dir: &Path, scratch_dir: &Path, id: &str) -> Result<(PathBuf, PathBuf, Swept), FolderError> {
+    private_folder(state_dir, "state-dir")?;
+    private_folder(scratch_dir, "scratch-dir")?;
+    private_folder(&state_dir.join("pilots"), "state-dir")?;
+    private_folder(&scratch_dir.join("pilots"), "scratch-dir")?;
+    let swept = sweep(state_dir, scratch_dir);
+    Ok((state_dir.join("pilots").join(id), scratch_dir.join("pilots").join(id), swept))
+}
+
+/// Removes the empty folders below `folder`, and it too if nothing is left.
+pub(super) fn prune(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            prune(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(folder);
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Makes `lock` so that nobody ever sees it unlocked while its pilot lives: locked first, named then.
@@ -219,16 +352,17 @@ fn locked_file(state: &Path) -> io::Result<File> {
 /// Removes the folders of pilots that no longer hold their lock.
 fn sweep(state_dir: &Path, scratch_dir: &Path) -> Swept {
     let mut swept = Swept::default();
-    let names = |root: &Path| -> Vec<String> {
-        let entries = fs::read_dir(root.join("pilots")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-    };
-    let mut ids = names(state_dir);
-    ids.extend(names(scratch_dir));
+    let mut ids = names(&state_dir.join("pilots"));
+    ids.extend(names(&scratch_dir.join("pilots")));
     ids.sort();
     ids.dedup();
     for id in ids {
         let state = state_dir.join("pilots").join(&id);
+        let scratch = scratch_dir.join("pilots").join(&id);
+        // What it left may be running, and a pilot of its name may come for it.
+        if state.join(SERVES).exists() || scratch.join(SERVES).exists() {
+            continue;
+        }
         // No lock file: either that pilot is being born, or the machine restarted and its memory is gone. A new-born has made its
         // state folder and nothing else, so a scratch folder without a state folder is dead for certain.
         let lock = match OpenOptions::new().write(true).open(state.join("lock")) {
@@ -239,7 +373,7 @@ fn sweep(state_dir: &Path, scratch_dir: &Path) -> Swept {
         if lock.as_ref().is_some_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock))) {
             continue;
         }
-        let gone = [scratch_dir.join("pilots").join(&id), state].iter().all(|path| remove_tree(path).is_ok());
+        let gone = [scratch, state].iter().all(|path| remove_tree(path).is_ok());
         if gone {
             swept.pilots.push(id);
         }
@@ -293,6 +427,30 @@ mod tests {
         assert!(state.join("pilots/alive").exists() && scratch.join("pilots/alive").exists());
         drop(alive);
         assert!(!state.join("pilots/alive").exists() && !scratch.join("pilots/alive").exists());
+    }
+
+    #[test]
+    fn a_name_is_taken_once_and_what_it_left_waits_for_that_name() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let (state, scratch) = (root.path().join("state"), root.path().join("scratch"));
+        let (first, _) = PilotFolders::take(&state, &scratch, "one").expect("take");
+        assert!(PilotFolders::take(&state, &scratch, "one").is_err(), "it lives");
+        first.slot(2, false, false).expect("slot");
+        let moved = std::mem::ManuallyDrop::new(first);
+        moved._lock.unlock().expect("unlock");
+        let (_other, swept) = PilotFolders::create(&state, &scratch, "other").expect("create");
+        assert_eq!(swept, Swept::default(), "another pilot leaves it alone");
+        let (second, _) = PilotFolders::take(&state, &scratch, "one").expect("take again");
+        assert_eq!(second.left(), [2]);
+        let stages = second.stages("flow.1", "make").expect("stages");
+        std::fs::write(stages.join("data"), b"x").expect("write");
+        drop(second);
+        assert!(!state.join("pilots/one").exists());
+        assert!(scratch.join("pilots/one/stages/flow.1/make/data").exists(), "an unfinished run reads it");
+        let (third, _) = PilotFolders::take(&state, &scratch, "one").expect("third");
+        std::fs::remove_file(scratch.join("pilots/one/stages/flow.1/make/data")).expect("remove");
+        drop(third);
+        assert!(!scratch.join("pilots/one").exists());
     }
 
     #[test]

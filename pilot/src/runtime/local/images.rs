@@ -1,31 +1,76 @@
 //! Images of this pilot: checked and stored before a slot is touched, attached once for all slots.
 //!
-//! Payloads that name the same image wait for one ingest. A failure is not remembered: the next payload tries again.
+//! Payloads that name the same image with the same logins wait for one ingest. A failure is not remembered: the next
+//! payload tries again. What was looked at is known for a while: an image by digest or in a folder for as long as the right
+//! to it lasts, a tag of a registry for a minute. Meanwhile a payload costs neither a thread nor a look at the disk.
 //!
 //! **Must not know:** slots, containers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use image_store::{Attach, Hold, ImageConfig, ImageId, IngestError, LayerError, Reference, Root, Store};
+use image_store::{
+    Attach, Hold, ImageConfig, ImageId, IngestError, Logins, Preflight, PreflightError, Progress, Reference,
+    RegistryAccess, Root, SourceError, Store, Transport,
+};
 use pilot_core::{Fault, FaultClass};
-use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::launch::invocation;
 use crate::fault::chain;
 use crate::payload::Payload;
 use crate::ports::Prepared;
 
+/// How long a tag means what it meant: as long as one waits for a nightly build to be seen, and once a minute is no load
+/// on a registry.
+const TAG_LASTS: Duration = Duration::from_secs(60);
+/// Programs that are remembered as being in an image; more are looked up again.
+const PROGRAMS_MAX: usize = 1024;
+/// Payloads whose image may be another by now that are remembered; far more than are ever bound or about to be.
+const CHOSEN_MAX: usize = 8192;
+/// Tries when an image that is there is looked up again: what is stored serves too.
+const TRIES_AGAIN: u32 = 2;
+
+/// Told how far the ingest of an image has come: its reference, and bytes of layers.
+pub(crate) type OnProgress = Arc<dyn Fn(&str, Progress) + Send + Sync>;
+
 /// The images.
-#[derive(Debug)]
 pub(crate) struct Images {
     store: Arc<Store>,
     attach: Attach,
     local: PathBuf,
     readable_by_all: bool,
-    /// By reference. A cell is filled once its image is attached.
-    known: Mutex<BTreeMap<String, Arc<OnceCell<Arc<Stored>>>>>,
+    access: RegistryAccess,
+    on_progress: Option<OnProgress>,
+    known: Mutex<BTreeMap<Key, Arc<Known>>>,
+    chosen: Mutex<Chosen>,
+}
+
+/// An image as a payload asks for it: reference, and the auth file if it brings its own.
+type Key = (String, Option<PathBuf>);
+
+/// What is known under one key.
+#[derive(Debug, Default)]
+struct Known {
+    current: Mutex<Option<Current>>,
+    /// Held by the one that looks; the others wait for what it finds.
+    looking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    stored: Arc<Stored>,
+    /// When to look again; never if none.
+    until: Option<Instant>,
+}
+
+/// Which image a payload was prepared with, where its reference may mean another by now. The oldest go first.
+#[derive(Debug, Default)]
+struct Chosen {
+    by_payload: HashMap<(String, String), Arc<Stored>>,
+    order: VecDeque<(String, String)>,
 }
 
 /// An image that can be bound.
@@ -35,71 +80,140 @@ pub(crate) struct Stored {
     pub(crate) config: ImageConfig,
     pub(crate) root: Root,
     pub(crate) bytes_brought: u64,
+    /// Programs that were found in it: program, PATH and working directory.
+    programs: Mutex<BTreeSet<String>>,
     /// Keeps other processes from removing it.
     _hold: Hold,
 }
 
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images")
+            .field("store", &self.store.path())
+            .field("attach", &self.attach)
+            .finish_non_exhaustive()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Images {
-    pub(super) fn new(store: Arc<Store>, attach: Attach, local: PathBuf, readable_by_all: bool) -> Self {
-        Self { store, attach, local, readable_by_all, known: Mutex::default() }
+    pub(super) fn new(
+        store: Arc<Store>,
+        attach: Attach,
+        local: PathBuf,
+        readable_by_all: bool,
+        access: RegistryAccess,
+    ) -> Self {
+        let (known, chosen) = (Mutex::default(), Mutex::default());
+        Self { store, attach, local, readable_by_all, access, on_progress: None, known, chosen }
     }
 
-    /// Checks that the payload's image is there, whole, for this platform and with the payload's program, and stores and
-    /// attaches it.
+    /// The same, with somebody who is told of progress, from threads that must not be kept.
+    #[expect(dead_code, reason = "offered to the live view, which does not ask for it yet")]
+    pub(super) fn telling(mut self, on_progress: OnProgress) -> Self {
+        self.on_progress = Some(on_progress);
+        self
+    }
+
+    /// Checks that the payload's image is there, whole, for this platform, for this payload, and with the payload's program,
+    /// and stores and attaches it.
     pub(super) async fn prepare(&self, payload: &Payload) -> Result<Prepared, Fault> {
-        let cell = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(known.entry(payload.image.clone()).or_default())
-        };
-        let stored = cell.get_or_try_init(|| self.bring(&payload.image)).await?;
-        let (store, stored) = (Arc::clone(&self.store), Arc::clone(stored));
+        let stored = self.current(payload).await?;
         let (argv, env, cwd) = invocation(payload, &stored);
-        tokio::task::spawn_blocking(move || {
-            let Some(program) = argv.first() else {
-                let text = "its image has neither ENTRYPOINT nor CMD; give the payload a command";
-                return Err(Fault::new(FaultClass::Payload, text));
-            };
-            let path = env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
-            store.has_program(&stored.id, program, path, Path::new(&cwd)).map_err(|error| {
-                Fault::new(
-                    FaultClass::Payload,
-                    format!("{}; name a program of its image in command", chain(&error)),
-                )
-            })?;
-            Ok(Prepared { image: stored.id.to_string(), bytes_brought: stored.bytes_brought })
-        })
-        .await
-        .unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "checking an image panicked")))
+        let Some(program) = argv.into_iter().next() else {
+            let text = "its image has neither ENTRYPOINT nor CMD; give the payload a command";
+            return Err(Fault::new(FaultClass::Payload, text));
+        };
+        let path = env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
+        let asked = format!("{program}\0{path}\0{cwd}");
+        if !locked(&stored.programs).contains(&asked) {
+            self.find_program(Arc::clone(&stored), program, path.to_owned(), cwd).await?;
+            let mut programs = locked(&stored.programs);
+            if programs.len() < PROGRAMS_MAX {
+                programs.insert(asked);
+            }
+        }
+        Ok(Prepared { image: stored.id.to_string(), bytes_brought: stored.bytes_brought })
     }
 
-    async fn bring(&self, image: &str) -> Result<Arc<Stored>, Fault> {
-        let reference: Reference =
-            image.parse().map_err(|error| Fault::new(FaultClass::Payload, chain(&error)))?;
-        let (store, attach, local, all) =
-            (Arc::clone(&self.store), self.attach, self.local.clone(), self.readable_by_all);
-        let brought = tokio::task::spawn_blocking(move || {
-            let preflight = store.preflight(&reference).map_err(|error| payload_fault(&error))?;
-            store.ingest(&reference, &|_| {}).map_err(|error| ingest_fault(&error))?;
-            let hold = store.hold(&preflight.image).map_err(|error| store_fault(&error))?;
-            let root = store
-                .materialise(&preflight.image, attach, &local, all)
-                .map_err(|error| store_fault(&error))?;
-            Ok(Arc::new(Stored {
-                id: preflight.image,
-                config: preflight.config,
-                root,
-                bytes_brought: preflight.bytes_missing,
-                _hold: hold,
-            }))
+    async fn find_program(
+        &self,
+        stored: Arc<Stored>,
+        program: String,
+        path: String,
+        cwd: String,
+    ) -> Result<(), Fault> {
+        let store = Arc::clone(&self.store);
+        let found = tokio::task::spawn_blocking(move || {
+            store.has_program(&stored.id, &program, &path, Path::new(&cwd)).map_err(|error| {
+                let text = format!("{}; name a program of its image in command", chain(&error));
+                Fault::new(FaultClass::Payload, text)
+            })
         });
-        brought.await.unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "reading an image panicked")))
+        found.await.unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "checking an image panicked")))
     }
 
-    /// An image that was prepared.
-    pub(super) fn stored(&self, image: &str) -> Result<Arc<Stored>, Fault> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let stored = known.get(image).and_then(|cell| cell.get().cloned());
-        stored.ok_or_else(|| Fault::new(FaultClass::Pilot, format!("image {image} was not prepared")))
+    /// The image that the payload's reference means now.
+    async fn current(&self, payload: &Payload) -> Result<Arc<Stored>, Fault> {
+        let known = self.known(payload);
+        let stored = match known.fresh() {
+            Some(stored) => stored,
+            None => {
+                let _looking = known.looking.lock().await;
+                match known.fresh() {
+                    Some(stored) => stored,
+                    None => self.look(payload, &known).await?,
+                }
+            }
+        };
+        if locked(&known.current).as_ref().is_some_and(|current| current.until.is_some()) {
+            locked(&self.chosen).put(payload, &stored);
+        }
+        Ok(stored)
+    }
+
+    fn known(&self, payload: &Payload) -> Arc<Known> {
+        let mut known = locked(&self.known);
+        Arc::clone(known.entry((payload.image.clone(), payload.registry_auth.clone())).or_default())
+    }
+
+    async fn look(&self, payload: &Payload, known: &Known) -> Result<Arc<Stored>, Fault> {
+        let before = locked(&known.current).as_ref().map(|current| Arc::clone(&current.stored));
+        let (image, logins) = (payload.image.clone(), payload.registry_auth.clone().map(Logins::File));
+        let mut access = self.access.clone();
+        access.logins = logins.unwrap_or(access.logins);
+        if before.is_some() {
+            access.patience.tries = TRIES_AGAIN;
+        }
+        let bringing = Bringing {
+            store: Arc::clone(&self.store),
+            attach: self.attach,
+            local: self.local.clone(),
+            readable_by_all: self.readable_by_all,
+            access,
+            on_progress: self.on_progress.clone(),
+        };
+        let brought = tokio::task::spawn_blocking(move || bringing.bring(&image, before));
+        let brought =
+            brought.await.unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "reading an image panicked")));
+        let (stored, lasts) = brought?;
+        let until = lasts.map(|lasts| Instant::now() + lasts);
+        *locked(&known.current) = Some(Current { stored: Arc::clone(&stored), until });
+        Ok(stored)
+    }
+
+    /// The image that a payload was prepared with.
+    pub(super) fn stored(&self, payload: &Payload) -> Result<Arc<Stored>, Fault> {
+        if let Some(stored) = locked(&self.chosen).get(payload) {
+            return Ok(stored);
+        }
+        let current =
+            locked(&self.known(payload).current).as_ref().map(|current| Arc::clone(&current.stored));
+        current
+            .ok_or_else(|| Fault::new(FaultClass::Pilot, format!("image {} was not prepared", payload.image)))
     }
 
     /// A copy of an image's tree below `folder`, for one payload to write in.
@@ -122,21 +236,120 @@ impl Images {
     }
 }
 
-fn payload_fault(error: &dyn std::error::Error) -> Fault {
-    Fault::new(FaultClass::Payload, chain(error))
+impl Known {
+    /// What is known and need not be looked up again.
+    fn fresh(&self) -> Option<Arc<Stored>> {
+        let current = locked(&self.current);
+        let current = current.as_ref()?;
+        let fresh = current.until.is_none_or(|until| Instant::now() < until);
+        fresh.then(|| Arc::clone(&current.stored))
+    }
+}
+
+impl Chosen {
+    fn key(payload: &Payload) -> (String, String) {
+        (payload.workflow.as_str().to_owned(), payload.name.as_str().to_owned())
+    }
+
+    fn get(&self, payload: &Payload) -> Option<Arc<Stored>> {
+        if self.by_payload.is_empty() { None } else { self.by_payload.get(&Self::key(payload)).cloned() }
+    }
+
+    fn put(&mut self, payload: &Payload, stored: &Arc<Stored>) {
+        let key = Self::key(payload);
+        if self.by_payload.insert(key.clone(), Arc::clone(stored)).is_some() {
+            return;
+        }
+        self.order.push_back(key);
+        if self.order.len() > CHOSEN_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_payload.remove(&oldest);
+        }
+    }
+}
+
+/// One look at an image, on a thread that may block.
+struct Bringing {
+    store: Arc<Store>,
+    attach: Attach,
+    local: PathBuf,
+    readable_by_all: bool,
+    access: RegistryAccess,
+    on_progress: Option<OnProgress>,
+}
+
+impl Bringing {
+    /// The image, and how long one need not look again. What was there `before` is kept if it is still meant.
+    fn bring(
+        &self,
+        image: &str,
+        before: Option<Arc<Stored>>,
+    ) -> Result<(Arc<Stored>, Option<Duration>), Fault> {
+        let reference: Reference =
+            image.parse().map_err(|error| Fault::new(FaultClass::Payload, chain(&error)))?;
+        let preflight =
+            self.store.preflight(&reference, &self.access).map_err(|error| preflight_fault(&error))?;
+        if let Some(note) = &preflight.note {
+            tracing::warn!(image, note, "registry is away");
+        }
+        let ingested =
+            self.store.ingest_preflight(&reference, &preflight, &|progress| self.told(image, progress));
+        let ingested = ingested.map_err(|error| ingest_fault(&error))?;
+        let tag = reference.transport() == Transport::Docker && reference.digest().is_none();
+        let lasts =
+            if tag { Some(ingested.lasts.map_or(TAG_LASTS, |l| l.min(TAG_LASTS))) } else { ingested.lasts };
+        if let Some(before) = before.filter(|before| before.id == ingested.image) {
+            return Ok((before, lasts));
+        }
+        Ok((Arc::new(self.attach(preflight, ingested.image)?), lasts))
+    }
+
+    fn attach(&self, preflight: Preflight, id: ImageId) -> Result<Stored, Fault> {
+        let hold = self.store.hold(&id).map_err(|error| store_fault(&error))?;
+        let root = self
+            .store
+            .materialise(&id, self.attach, &self.local, self.readable_by_all)
+            .map_err(|error| store_fault(&error))?;
+        let (config, bytes_brought) = (preflight.config, preflight.bytes_missing);
+        Ok(Stored { id, config, root, bytes_brought, programs: Mutex::default(), _hold: hold })
+    }
+
+    fn told(&self, image: &str, progress: Progress) {
+        tracing::trace!(image, done = progress.bytes_done, total = progress.bytes_total, "image is read");
+        if progress.bytes_done == progress.bytes_total {
+            tracing::debug!(image, bytes = progress.bytes_total, "image is read");
+        }
+        if let Some(on_progress) = &self.on_progress {
+            on_progress(image, progress);
+        }
+    }
 }
 
 fn store_fault(error: &dyn std::error::Error) -> Fault {
     Fault::new(FaultClass::Pilot, chain(error))
 }
 
-/// A bad image is the payload's; a disk that is full is not.
-fn ingest_fault(error: &IngestError) -> Fault {
+/// A bad image, or one that its asker may not have, is the payload's; a registry that is away is nobody's.
+fn preflight_fault(error: &PreflightError) -> Fault {
     let class = match error {
-        IngestError::Layer(LayerError::Store { .. })
-        | IngestError::Store { .. }
-        | IngestError::Damaged(_) => FaultClass::Pilot,
+        PreflightError::Store(_) => FaultClass::Pilot,
+        PreflightError::Source(SourceError::Registry(registry)) if registry.is_transient() => {
+            FaultClass::Retry
+        }
         _ => FaultClass::Payload,
+    };
+    Fault::new(class, chain(error))
+}
+
+/// As [`preflight_fault`]; a disk that is full is the pilot's.
+fn ingest_fault(error: &IngestError) -> Fault {
+    let class = if error.is_store_fault() {
+        FaultClass::Pilot
+    } else if error.is_transient() {
+        FaultClass::Retry
+    } else {
+        FaultClass::Payload
     };
     Fault::new(class, chain(error))
 }

@@ -1,7 +1,8 @@
 //! Launching a payload in a bound slot and waiting until nothing of it runs.
 //!
-//! One loop hears everything that can happen meanwhile: the shim's messages, signals from the driver, the work folder
-//! growing too large, a KILL that the shim does not carry out, and the end of PID 1 itself.
+//! One loop hears everything that can happen meanwhile: the shim's messages, the payload's output, signals from the driver,
+//! helpers to start beside it, the work folder growing too large, a KILL that the shim does not carry out, and the end of
+//! PID 1 itself. For a payload that another pilot launched, the loop is all there is.
 //!
 //! **Must not know:** why a signal is sent, what happens to the outputs.
 
@@ -9,22 +10,26 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use pilot_core::{Exit, ExitStatus, Fault, FaultClass, Signal, StopCause};
+use oci_runner::cgroup::Cgroup;
+use pilot_core::{Exit, ExitStatus, Fault, FaultClass, Signal, SlotId, StopCause, Usage};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use wire::slot::{
-    ExitReport, FdRole, FromShim, InputLink, Launch, LaunchId, LaunchRefusal, Rlimit, ToShim, WaitStatus,
+    CgroupFigures, ExitReport, FdRole, FromShim, InputLink, Launch, LaunchId, LaunchRefusal, Rlimit, ToShim,
+    WaitStatus,
 };
 
+use super::folders::SlotFolders;
 use super::images::Stored;
 use super::live::{Live, SHIM_WAIT, died};
+use super::record::{Launched, boot_ms};
 use super::slot_fault;
 use super::stages::{OpenInput, OpenOutput};
 use super::usage::bytes_below;
 use crate::payload::{Payload, StageClass};
-use crate::ports::{Ended, LaunchFault};
-use crate::runtime::logs::log_pipe;
-use crate::runtime::slots::SlotError;
+use crate::ports::{Ended, Grant, LaunchFault};
+use crate::runtime::exec::{Companions, Word};
+use crate::runtime::slots::{Connection, SlotError};
 
 /// How often what a payload wrote is measured. A payload can be above its limit for about this long.
 const DISK_LOOK: Duration = Duration::from_secs(1);
@@ -41,29 +46,91 @@ impl Live {
     /// See [`crate::ports::Runtime::launch`].
     pub(super) async fn launch(
         &mut self,
+        grant: Grant,
         payload: &Payload,
-        mut signals: mpsc::Receiver<Signal>,
+        mut words: mpsc::Receiver<Word>,
     ) -> Result<Ended, LaunchFault> {
-        let (launch, lent) = self.compose(payload).map_err(LaunchFault::NotStarted)?;
-        self.send_launch(launch, lent).await.map_err(|error| LaunchFault::NotStarted(slot_fault(&error)))?;
+        if self.adopted.is_some()
+            && let Some(launches) = &self.shared.launches
+            // The list of the life that launched it goes in time.
+            && let Err(error) = launches.add(grant.claim)
+        {
+            tracing::warn!(slot = %self.slot, %error, "it can't be written down that an adopted payload was launched");
+        }
+        let started = match self.adopted.take() {
+            Some(Some(report)) => {
+                self.runs = false;
+                return Ok(self.exited(&report, None, None));
+            }
+            Some(None) => true,
+            None => {
+                self.begin_launch(grant, payload).await.map_err(LaunchFault::NotStarted)?;
+                false
+            }
+        };
         self.runs = true;
-        let ended = self.follow(payload, &mut signals).await;
+        let ended = self.follow(payload, &mut words, started).await;
         // A lost slot is not known to be empty.
         self.runs = matches!(ended, Err(LaunchFault::SlotLost(_)));
+        if ended.is_ok() && payload.outputs.is_empty() {
+            // Nothing has to be kept before: the shim cleans while the pilot does its part.
+            self.begin_clean().await;
+        }
         ended
+    }
+
+    async fn begin_launch(&mut self, grant: Grant, payload: &Payload) -> Result<(), Fault> {
+        self.reusable = self.shared.reuse && !payload.writable_root;
+        self.usage = Usage::default();
+        self.peak_seen = 0;
+        // The kernel's peak is the whole slot's unless it can be begun anew.
+        self.peak_is_own = self.launches == 0 || self.cgroup.as_ref().is_some_and(Cgroup::reset_peak);
+        // Nothing that could be killed was in the slot since.
+        self.oom_kills_before = self.oom_kills_seen;
+        self.launches += 1;
+        let foreign = self.shared.foreign_uid;
+        self.holds_files = !payload.inputs.is_empty() || !payload.outputs.is_empty();
+        if self.holds_files {
+            self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, foreign)?;
+            self.inputs = self.shared.stages.open_inputs(payload, &self.folders.inputs)?;
+        }
+        let (launch, lent) = self.compose(payload)?;
+        if self.shared.folders.serves() {
+            // That of the payload before.
+            let _ = std::fs::remove_file(&self.folders.keeping);
+            let files = self.outputs.iter().filter_map(|output| match output {
+                OpenOutput::File(file) => Some(file.clone()),
+                OpenOutput::Memory(_) => None,
+            });
+            self.write_record(Some(Launched {
+                id: launch.id.0,
+                epoch: grant.epoch.0,
+                claim: grant.claim.0,
+                at_ms: boot_ms(),
+                key: grant.key,
+                oom_kills: self.oom_kills_before,
+                payload: payload.clone(),
+                files: files.collect(),
+            }));
+        }
+        if let Some(launches) = &self.shared.launches {
+            // What can't be written down must not be run: nobody would know that it may have.
+            launches.add(grant.claim).map_err(|error| slot_fault(&error))?;
+        }
+        self.send_launch(launch, lent).await.map_err(|error| slot_fault(&error))
     }
 
     /// Everything the shim has to be told, and the descriptors that go with it.
     fn compose(&mut self, payload: &Payload) -> Result<(Launch, Lent), Fault> {
-        let image = self.shared.images.stored(&payload.image)?;
+        let image = self.shared.images.stored(payload)?;
         let mut lent: Lent = Vec::new();
-        for (role, stream) in [(FdRole::Stdout, "stdout"), (FdRole::Stderr, "stderr")] {
-            let path = self.shared.logs.join(format!("{}.{stream}", payload.name));
-            let pipe = log_pipe(&path, self.shared.log_limit).map_err(|error| {
-                Fault::new(FaultClass::Pilot, format!("open log {}: {error}", path.display()))
+        let roles = [(FdRole::Stdout, "stdout"), (FdRole::Stderr, "stderr")];
+        for ((role, name), stream) in roles.into_iter().zip(self.streams.iter_mut().flatten()) {
+            let path = log_path(payload, name);
+            let writer = stream.begin(path.clone()).map_err(|error| {
+                Fault::new(FaultClass::Pilot, format!("begin log {}: {error}", path.display()))
             })?;
-            self.logs.spawn(pipe.copier.run());
-            lent.push((role, pipe.writer));
+            lent.push((role, writer));
         }
         let mut links = Vec::new();
         for (input, open) in payload.inputs.iter().zip(std::mem::take(&mut self.inputs)) {
@@ -79,7 +146,10 @@ impl Live {
                 lent.push((FdRole::StageOut(output.name.as_str().to_owned()), fd));
             }
         }
-        let (argv, env, cwd) = invocation(payload, &image);
+        let (argv, mut env, cwd) = invocation(payload, &image);
+        if !env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
+            env.push(format!("HOSTNAME={}", hostname(self.slot)));
+        }
         let bytes = |strings: Vec<String>| strings.into_iter().map(String::into_bytes).collect();
         let mut rlimits = vec![Rlimit::Core(0)];
         if !self.memory_is_enforced() {
@@ -129,16 +199,17 @@ impl Live {
     async fn follow(
         &mut self,
         payload: &Payload,
-        signals: &mut mpsc::Receiver<Signal>,
+        words: &mut mpsc::Receiver<Word>,
+        mut started: bool,
     ) -> Result<Ended, LaunchFault> {
         let mut cause = None;
         let mut note = None;
-        let mut started = false;
-        let mut give_up: Option<Instant> = Some(Instant::now() + SHIM_WAIT);
+        let mut companions = Companions::default();
+        let mut give_up: Option<Instant> = (!started).then(|| Instant::now() + SHIM_WAIT);
         let mut disk = tokio::time::interval_at(Instant::now() + DISK_LOOK, DISK_LOOK);
         disk.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let Some(connection) = &self.connection else {
+            let (Some(connection), Some([out, err])) = (&self.connection, &mut self.streams) else {
                 return Err(LaunchFault::SlotLost(Fault::new(
                     FaultClass::Slot,
                     "the slot has no connection",
@@ -157,26 +228,25 @@ impl Live {
                     Ok(Some(FromShim::HolderLost)) => {
                         note = Some("it killed the stage holder of its slot".to_owned());
                     }
+                    Ok(Some(FromShim::ExecEnded { id, status })) => companions.ended(id, status),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => return Err(self.lost(started).await),
                 },
-                Some(signal) = signals.recv() => {
-                    let grace_ms = match signal {
-                        Signal::Term { grace_ms } => u32::try_from(grace_ms).unwrap_or(u32::MAX).min(wire::slot::GRACE_MS_MAX),
-                        Signal::Kill => {
-                            give_up = Some(Instant::now() + KILL_WAIT);
-                            0
-                        }
-                    };
-                    if let Err(error) = connection.send(&ToShim::Stop { grace_ms }, &[]).await {
-                        tracing::debug!(%error, "the shim can't be told to stop");
+                Some(word) = words.recv() => {
+                    if pass_on(word, connection, &mut companions).await {
+                        give_up = Some(Instant::now() + KILL_WAIT);
                     }
                 }
+                signal = companions.next_signal() => {
+                    let _ = connection.send(&signal, &[]).await;
+                }
+                pumped = out.pump() => unreadable(pumped)?,
+                pumped = err.pump() => unreadable(pumped)?,
                 _ = disk.tick(), if cause.is_none() => {
-                    let written = self.folders.written().map(Path::to_path_buf);
-                    let look = move || written.iter().map(|folder| bytes_below(folder)).sum::<u64>();
-                    let used = tokio::task::spawn_blocking(look).await.unwrap_or(0);
-                    if used > disk_limit(payload) {
+                    if !self.peak_is_own {
+                        self.peak_seen = self.peak_seen.max(memory_in_use(self.cgroup.as_ref()));
+                    }
+                    if written(&self.folders).await > disk_limit(payload) {
                         cause = Some(StopCause::DiskExceeded);
                         give_up = Some(Instant::now() + KILL_WAIT);
                         let _ = connection.send(&ToShim::Stop { grace_ms: 0 }, &[]).await;
@@ -198,12 +268,18 @@ impl Live {
         };
         // Without a cgroup of our own the shim may have read that of the whole machine.
         let figures = report.cgroup.filter(|_| self.has_cgroup()).unwrap_or_default();
-        let kills = figures.oom_kills.or_else(|| self.oom_kills());
+        let kills = match figures.oom_kills {
+            Some(kills) => {
+                self.oom_kills_seen = kills;
+                Some(kills.saturating_sub(self.oom_kills_before))
+            }
+            None => self.oom_kills(),
+        };
         self.usage.wall_us = report.usage.wall_us;
         self.usage.user_us = report.usage.user_us;
         self.usage.system_us = report.usage.system_us;
         self.usage.max_rss_kib = report.usage.max_rss_kib;
-        self.usage.memory_peak_bytes = figures.memory_peak_bytes.or_else(|| self.memory_peak_bytes());
+        self.take_peak(figures);
         self.usage.oom_kills = kills;
         self.usage.leftover_processes = report.leftover_processes;
         let failed = !status.is_success();
@@ -220,7 +296,7 @@ impl Live {
         let _ = tokio::time::timeout(SHIM_WAIT, died(self.ended.as_ref())).await;
         let kills = self.oom_kills();
         self.usage.oom_kills = kills;
-        self.usage.memory_peak_bytes = self.memory_peak_bytes();
+        self.take_peak(CgroupFigures::default());
         if started && kills.is_some_and(|kills| kills > 0) {
             return LaunchFault::OutOfMemory(Exit {
                 status: ExitStatus::Signal { signal: SIGKILL, core: false },
@@ -229,6 +305,69 @@ impl Live {
         }
         LaunchFault::SlotLost(self.shim_died())
     }
+
+    /// The most memory that the payload used: the kernel's own figure where it is this payload's, else what was seen.
+    fn take_peak(&mut self, reported: CgroupFigures) {
+        // On v2 what is begun anew is begun anew for our own handle only (see `oci_runner::cgroup`).
+        let told = self.launches == 1 || reported.version == 1;
+        if self.peak_is_own && told && reported.memory_peak_bytes.is_some() {
+            self.usage.memory_peak_bytes = reported.memory_peak_bytes;
+            return;
+        }
+        let figures = self.cgroup.as_ref().map(Cgroup::figures).unwrap_or_default();
+        if self.peak_is_own {
+            self.usage.memory_peak_bytes = figures.memory_peak_bytes;
+            return;
+        }
+        self.peak_seen = self.peak_seen.max(figures.memory_bytes.unwrap_or(0));
+        self.usage.memory_peak_bytes = (self.peak_seen > 0).then_some(self.peak_seen);
+        self.usage.memory_peak_sampled = self.usage.memory_peak_bytes.is_some();
+    }
+}
+
+fn unreadable(pumped: std::io::Result<()>) -> Result<(), LaunchFault> {
+    pumped.map_err(|error| {
+        LaunchFault::SlotLost(Fault::new(FaultClass::Slot, format!("read the payload's output: {error}")))
+    })
+}
+
+/// What a container is called from inside. It may outlive the payload, so it has the slot's name.
+pub(super) fn hostname(slot: SlotId) -> String {
+    format!("slot-{}", slot.0)
+}
+
+/// Where a stream of a payload is kept.
+pub(super) fn log_path(payload: &Payload, stream: &str) -> std::path::PathBuf {
+    payload.logs.join(format!("{}.{stream}", payload.name))
+}
+
+/// Passes a word on to the shim; says whether it was to kill.
+async fn pass_on(word: Word, connection: &Connection, companions: &mut Companions) -> bool {
+    let (grace_ms, kills) = match word {
+        Word::Signal(Signal::Term { grace_ms }) => {
+            (u32::try_from(grace_ms).unwrap_or(u32::MAX).min(wire::slot::GRACE_MS_MAX), false)
+        }
+        Word::Signal(Signal::Kill) => (0, true),
+        Word::Exec(request) => {
+            companions.start(connection, *request).await;
+            return false;
+        }
+    };
+    if let Err(error) = connection.send(&ToShim::Stop { grace_ms }, &[]).await {
+        tracing::debug!(%error, "the shim can't be told to stop");
+    }
+    kills
+}
+
+fn memory_in_use(cgroup: Option<&Cgroup>) -> u64 {
+    cgroup.and_then(|cgroup| cgroup.figures().memory_bytes).unwrap_or(0)
+}
+
+/// Bytes that the payload has on disk.
+async fn written(folders: &SlotFolders) -> u64 {
+    let written = folders.written().map(Path::to_path_buf);
+    let look = move || written.iter().map(|folder| bytes_below(folder)).sum::<u64>();
+    tokio::task::spawn_blocking(look).await.unwrap_or(0)
 }
 
 /// Outputs have their own limits; everything else that a payload writes on disk shares one.
@@ -275,10 +414,10 @@ pub(super) fn invocation(payload: &Payload, image: &Stored) -> (Vec<String>, Vec
         (None, None) => argv.extend(config.cmd.iter().cloned()),
         (None, Some(_)) => {}
     }
-    let mut env = std::collections::BTreeMap::from([
-        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
-        ("HOSTNAME".to_owned(), payload.name.as_str().to_owned()),
-    ]);
+    let mut env = std::collections::BTreeMap::from([(
+        "PATH".to_owned(),
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+    )]);
     let pair =
         |variable: &String| variable.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
     env.extend(config.env.iter().filter_map(pair));

@@ -1,41 +1,49 @@
 //! The local backend: slots are rootless containers made by `oci-runner` from images in `image-store`.
 //!
-//! A fresh container for each payload. What a slot holds at any moment is one `live::Live`, built up step by step by
-//! `bind` and taken down by `clean`, so that whatever went wrong in between, one place removes it.
+//! What a slot holds at any moment is one `live::Live`, built up step by step by `bind`, kept warm or taken down by `clean`,
+//! so that whatever went wrong in between, one place removes it. A container stays for the next payload when that one has
+//! the same [key](Prepared::image): image, user, mounts, limits, network.
 //!
 //! **Must not know:** queues, decisions, Kubernetes.
 
 pub mod folders;
 
+mod adopt;
 mod container;
+mod control;
+mod ending;
 mod images;
 mod launch;
 mod live;
+mod record;
 mod stages;
 mod start;
 mod usage;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image_store::{Attach, Store};
-use oci_runner::cgroup::{Cgroup, Delegation, Guard, Limits};
+use oci_runner::cgroup::{Cgroup, Delegation, Guard, Limits, cgroup_name, cgroup_owner};
 use oci_runner::{Authority, IdMap, Program};
 use pilot_core::{Drained, Epoch, Fault, FaultClass, Signal, SlotId};
+use stage::{StageName, StageUri};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
+pub use self::adopt::{Found, Inventory};
 use self::folders::{FolderError, PilotFolders};
 use self::images::Images;
 use self::live::Live;
+use self::record::LaunchLog;
 use self::stages::Stages;
 use crate::config::{AttachChoice, Config};
 use crate::fault::chain;
-use crate::payload::Payload;
-use crate::ports::{Ended, LaunchFault, Prepared, Runtime};
+use crate::payload::{Payload, Source};
+use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime};
+use crate::runtime::exec::Word;
 use crate::runtime::logs::LogLimit;
 
-/// Signals that may wait for one launch: a Term and a Kill, twice each.
-const SIGNALS_MAX: usize = 4;
+/// Words that may wait for one launch: a Term and a Kill, twice each, and helpers.
+const WORDS_MAX: usize = 8;
 
 /// Why the local backend can't start here.
 #[derive(Debug, thiserror::Error)]
@@ -73,18 +81,31 @@ pub(crate) struct Shared {
     shim: Program,
     caller: oci_runner::Caller,
     uid_base: u32,
-    logs: PathBuf,
     log_limit: LogLimit,
     cgroups: Delegation,
     /// Payloads have another host uid than the pilot.
     foreign_uid: bool,
+    /// Which claims were launched, for the next pilot of this name.
+    launches: Option<LaunchLog>,
+    /// A container may serve several payloads.
+    reuse: bool,
+    /// How long payloads go on without their pilot, in milliseconds.
+    orphan_grace_ms: u32,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     live: AsyncMutex<Option<Live>>,
-    /// Where `signal` reaches the launch that runs.
-    signals: Mutex<Option<mpsc::Sender<Signal>>>,
+    /// Where words reach the launch that runs.
+    talk: Mutex<Option<Talk>>,
+}
+
+/// A launch that can be spoken to.
+#[derive(Debug)]
+struct Talk {
+    words: mpsc::Sender<Word>,
+    /// Workflow and name.
+    payload: (StageName, StageName),
 }
 
 impl LocalRuntime {
@@ -92,9 +113,14 @@ impl LocalRuntime {
     ///
     /// # Errors
     /// When this machine or these settings won't do.
-    pub fn new(config: &Config, logs: PathBuf) -> Result<Self, LocalError> {
-        let id = format!("{:08x}", fastrand::u32(..));
-        let (folders, swept) = PilotFolders::create(&config.state_dir, &config.scratch_dir, &id)?;
+    pub fn new(config: &Config, name: Name<'_>) -> Result<Self, LocalError> {
+        let (folders, swept) = match name {
+            Name::Any => {
+                let id = format!("{:08x}", fastrand::u32(..));
+                PilotFolders::create(&config.state_dir, &config.scratch_dir, &id)?
+            }
+            Name::Fixed(name) => PilotFolders::take(&config.state_dir, &config.scratch_dir, name)?,
+        };
         if !swept.pilots.is_empty() {
             tracing::info!(pilots = ?swept.pilots, "removed what dead pilots left");
         }
@@ -103,21 +129,32 @@ impl LocalRuntime {
         let ids = IdMap::choose(&caller, (0, 0), config.uid_base, 0)?;
         let foreign_uid = ids.authority == Authority::Privileged;
         let attach = choose_attach(config, &folders, &store, ids)?;
-        let images = Images::new(store, attach, folders.shared().to_path_buf(), foreign_uid);
+        let images = Images::new(
+            store,
+            attach,
+            folders.shared().to_path_buf(),
+            foreign_uid,
+            config.registry_access.clone(),
+        );
         let shim = Program::load(&config.shim)?;
         let cgroups = Delegation::find();
-        cgroups.sweep(|name| swept.pilots.iter().any(|id| name.starts_with(&format!("latebind-{id}-"))));
+        cgroups.sweep(|name| cgroup_owner(name).is_some_and(|id| swept.pilots.iter().any(|dead| dead == id)));
+        let serves = folders.serves();
+        let launches = serves.then(|| LaunchLog::new(folders.state()));
         let shared = Shared {
             folders,
             images,
-            stages: Stages::new(config.memory_bytes),
+            stages: Stages::new(config.memory_bytes, serves),
             shim,
             caller,
             uid_base: config.uid_base,
-            logs,
             log_limit: LogLimit(config.log_max_bytes),
             cgroups,
             foreign_uid,
+            launches,
+            reuse: config.reuse,
+            // A pilot that nobody can follow takes its payloads with it.
+            orphan_grace_ms: if serves { config.orphan_grace_ms } else { 0 },
         };
         let slots = (0..config.slots).map(|_| Slot::default()).collect();
         Ok(Self { shared: Arc::new(shared), slots })
@@ -127,13 +164,42 @@ impl LocalRuntime {
     #[must_use]
     pub fn unenforced(&self) -> Option<String> {
         let limits = Limits { memory_bytes: Some(1 << 30), cpu_millis: Some(1000), pids: None };
-        let name = format!("latebind-{}-probe", self.shared.folders.id());
+        let name = cgroup_name(self.shared.folders.id(), "probe");
         // Found out by doing; the trial cgroup goes at the end of this function.
         let (_trial, enforced) = Cgroup::create(&self.shared.cgroups, &name, &limits).ok()?;
         let memory = (enforced.memory != Guard::Cgroup).then_some("memory is limited for each process only");
         let cpu = (enforced.cpu != Guard::Cgroup).then_some("processor time is not limited");
         let lacking: Vec<&str> = memory.into_iter().chain(cpu).collect();
         (!lacking.is_empty()).then(|| format!("{}; `pilot check` says why", lacking.join(", ")))
+    }
+
+    /// Where the socket for `pilot exec` and `pilot top` goes.
+    #[must_use]
+    pub fn api_socket(&self) -> std::path::PathBuf {
+        self.shared.folders.api_socket()
+    }
+
+    /// Whether a stage is held here.
+    #[must_use]
+    pub fn holds(&self, stage: &StageUri) -> bool {
+        self.shared.stages.holds(stage)
+    }
+
+    /// Workflows that have stages here.
+    #[must_use]
+    pub fn workflows(&self) -> std::collections::BTreeSet<StageName> {
+        self.shared.stages.workflows()
+    }
+
+    /// Frees what nobody in `unfinished` will read of a workflow's stages.
+    pub fn keep_stages(&self, workflow: &StageName, unfinished: &std::collections::BTreeSet<StageName>) {
+        self.shared.stages.keep_for(workflow, unfinished);
+    }
+
+    /// Whether no earlier pilot of this name left records here.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.shared.folders.is_new()
     }
 
     fn slot(&self, slot: SlotId) -> Result<&Slot, Fault> {
@@ -155,7 +221,8 @@ fn choose_attach(
         AttachChoice::Overlay => Some(Attach::Overlay),
         AttachChoice::Copy => Some(Attach::Copy),
     };
-    let trials = oci_runner::probe_attach(store.path(), folders.shared(), ids);
+    // In its own folder, so that a pilot that is killed while it tries leaves nothing for good.
+    let trials = oci_runner::probe_attach(store.path(), folders.state(), ids);
     let mut tried = trials.into_iter().filter(|trial| wanted.is_none_or(|wanted| trial.attach == wanted));
     let mut last = None;
     for trial in tried.by_ref() {
@@ -169,32 +236,36 @@ fn choose_attach(
 
 impl Runtime for LocalRuntime {
     async fn prepare(&self, payload: &Payload) -> Result<Prepared, Fault> {
-        self.shared.images.prepare(payload).await
+        let prepared = self.shared.images.prepare(payload).await?;
+        Ok(Prepared { image: shape(&prepared.image, payload), ..prepared })
     }
 
     async fn bind(&self, slot: SlotId, epoch: Epoch, payload: &Payload) -> Result<(), Fault> {
         let mut held = self.slot(slot)?.live.lock().await;
-        if held.is_some() {
-            return Err(Fault::new(FaultClass::Slot, format!("{slot} was not cleaned")));
+        if let Some(warm) = held.as_mut() {
+            // It holds what another payload left it for.
+            warm.take_down().await?;
         }
         let live = Live::begin(Arc::clone(&self.shared), slot, payload)?;
         held.insert(live).bind(epoch, payload).await
     }
 
-    async fn launch(&self, slot: SlotId, payload: &Payload) -> Result<Ended, LaunchFault> {
+    async fn launch(&self, slot: SlotId, grant: Grant, payload: &Payload) -> Result<Ended, LaunchFault> {
         let here = self.slot(slot).map_err(LaunchFault::NotStarted)?;
-        let (sender, signals) = mpsc::channel(SIGNALS_MAX);
-        *here.signals.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        let (sender, words) = mpsc::channel(WORDS_MAX);
+        let name = (payload.workflow.clone(), payload.name.clone());
+        *here.talk.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Talk { words: sender, payload: name });
         let mut held = here.live.lock().await;
         let none = || LaunchFault::SlotLost(Fault::new(FaultClass::Slot, format!("{slot} is not bound")));
-        held.as_mut().ok_or_else(none)?.launch(payload, signals).await
+        held.as_mut().ok_or_else(none)?.launch(grant, payload, words).await
     }
 
     fn signal(&self, slot: SlotId, signal: Signal) {
         let Ok(here) = self.slot(slot) else { return };
-        if let Some(sender) = &*here.signals.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(Talk { words, .. }) = &*here.talk.lock().unwrap_or_else(PoisonError::into_inner) {
             // Full or closed: the launch has ended or has been told often enough.
-            let _ = sender.try_send(signal);
+            let _ = words.try_send(Word::Signal(signal));
         }
     }
 
@@ -203,7 +274,7 @@ impl Runtime for LocalRuntime {
             Ok(here) => here,
             Err(fault) => return Drained { fault: Some(fault), ..Drained::default() },
         };
-        here.signals.lock().unwrap_or_else(PoisonError::into_inner).take();
+        here.talk.lock().unwrap_or_else(PoisonError::into_inner).take();
         match here.live.lock().await.as_mut() {
             Some(live) => live.drain(payload, commit).await,
             None => Drained::default(),
@@ -213,15 +284,56 @@ impl Runtime for LocalRuntime {
     async fn clean(&self, slot: SlotId) -> Result<bool, Fault> {
         let mut held = self.slot(slot)?.live.lock().await;
         if let Some(live) = held.as_mut() {
-            live.clean().await?;
+            if live.clean_warm().await {
+                return Ok(true);
+            }
+            live.take_down().await?;
         }
         *held = None;
         Ok(false)
     }
 
+    async fn close(&self) {
+        for slot in &self.slots {
+            let mut held = slot.live.lock().await;
+            if let Some(live) = held.as_mut()
+                && let Err(fault) = live.take_down().await
+            {
+                tracing::warn!(%fault, "a slot could not be taken down");
+                continue;
+            }
+            *held = None;
+        }
+    }
+
     fn settle(&self, payload: &Payload) {
         self.shared.stages.settle(payload);
     }
+}
+
+/// Under which name a pilot has its folders.
+#[derive(Clone, Copy, Debug)]
+pub enum Name<'a> {
+    /// Any; what it leaves is swept by the next pilot.
+    Any,
+    /// This one; the next pilot of this name takes over what it leaves.
+    Fixed(&'a str),
+}
+
+/// What two payloads must have in common for the second to follow the first in one container: all that a container is made
+/// of. Work folder, inputs from stages, outputs, environment and command are made anew for each.
+fn shape(image: &str, payload: &Payload) -> String {
+    let Payload { user, resources, inputs, host_network, .. } = payload;
+    let mut shape = format!(
+        "{image} user={user:?} cpu={} memory={} network={host_network}",
+        resources.cpu_millis, resources.memory_bytes
+    );
+    for (index, input) in inputs.iter().enumerate() {
+        if let Source::Host(path) = &input.source {
+            shape.push_str(&format!(" {index}={}", path.display()));
+        }
+    }
+    shape
 }
 
 pub(crate) fn slot_fault(error: &dyn std::error::Error) -> Fault {

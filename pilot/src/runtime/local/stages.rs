@@ -1,16 +1,20 @@
-//! The stages of this pilot: reserved before a payload is bound, committed when it has ended well, lent to those that read
-//! them, gone with the last reader.
+//! The stages of this pilot: reserved before a payload is launched, committed when it has ended well, lent to those that
+//! read them, gone with the last reader. An output that nobody reads is saved, if asked for, and gone.
+//!
+//! A pilot that may come back writes down beside committed files who will read them ([`NOTE`]): its next life finds them
+//! there ([`Stages::recover`]). Memory is gone with the pilot; its producers run again.
 //!
 //! **Must not know:** containers, sockets, how a payload ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pilot_core::{Fault, FaultClass};
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, statat};
+use serde::{Deserialize, Serialize};
 use stage::{
     Budget, Class, Fate, Ledger, Lending, Medium, MemoryStage, MemoryWriter, OutputFile, Reservation,
     ReserveError, StageName, StageUri, lend_file,
@@ -23,6 +27,19 @@ use crate::payload::{Output, Payload, Source, StageClass};
 #[derive(Debug)]
 pub(super) struct Stages {
     state: Mutex<State>,
+    /// Files are to be found again by the next pilot of this name.
+    noted: bool,
+}
+
+/// In the folder of a payload's stages, what the ledger knows of them. No stage can have this name.
+const NOTE: &str = ".held";
+
+/// One stage as it is noted.
+#[derive(Debug, Serialize, Deserialize)]
+struct Noted {
+    output: StageName,
+    bytes: u64,
+    readers: BTreeSet<StageName>,
 }
 
 #[derive(Debug)]
@@ -56,10 +73,10 @@ pub(super) enum OpenInput {
 }
 
 impl Stages {
-    pub(super) fn new(memory_bytes: u64) -> Self {
+    pub(super) fn new(memory_bytes: u64, noted: bool) -> Self {
         // The disk's own limit is the file system's; ours would only guess at what others will write to it.
         let ledger = Ledger::new(Budget { memory_bytes, disk_bytes: u64::MAX });
-        Self { state: Mutex::new(State { ledger, held: BTreeMap::new() }) }
+        Self { state: Mutex::new(State { ledger, held: BTreeMap::new() }), noted }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -167,6 +184,8 @@ impl Stages {
     ) -> Result<u64, Fault> {
         let (from, into) = (open_folder(out)?, open_folder(stages)?);
         let mut total = 0;
+        // Their folder goes with the last of them, and the others still have to come into it.
+        let mut unread = Vec::new();
         for (output, open) in payload.outputs.iter().zip(outputs) {
             let wrong = |error: &dyn std::error::Error| Fault::new(FaultClass::Payload, chain(error));
             let (held, bytes) = match open {
@@ -190,11 +209,149 @@ impl Stages {
             let mut state = self.lock();
             let fate = state.ledger.commit(&uri, bytes).map_err(|error| wrong(&error))?;
             match fate {
+                Fate::Kept if output.readers.is_empty() => {
+                    let _ = state.ledger.discard(&uri);
+                    unread.push((held, &output.name));
+                }
                 Fate::Kept => drop(state.held.insert(uri, held)),
-                Fate::Gone => drop_held(held, &output.name),
+                Fate::Gone => unread.push((held, &output.name)),
             }
         }
+        for (held, name) in unread {
+            drop_held(held, name);
+        }
+        if self.noted {
+            self.note(payload, stages);
+        }
         Ok(total)
+    }
+
+    /// Writes down which of a payload's files are held, and for whom. Without it they are made again after a restart.
+    fn note(&self, payload: &Payload, stages: &Path) {
+        let state = self.lock();
+        let noted = payload.outputs.iter().filter_map(|output| {
+            let uri = uri(payload, &output.name);
+            matches!(state.held.get(&uri), Some(Held::File(_))).then_some(())?;
+            let object = state.ledger.object(&uri)?;
+            Some(Noted { output: output.name.clone(), bytes: object.bytes, readers: object.readers.clone() })
+        });
+        let noted: Vec<Noted> = noted.collect();
+        if noted.is_empty() {
+            return;
+        }
+        let write = || -> std::io::Result<()> {
+            let fresh = stages.join(".held.new");
+            std::fs::write(&fresh, serde_json::to_vec(&noted)?)?;
+            std::fs::rename(fresh, stages.join(NOTE))
+        };
+        if let Err(error) = write() {
+            tracing::warn!(folder = %stages.display(), %error, "its stages will not survive this pilot");
+        }
+    }
+
+    /// Finds what an earlier pilot of this name held; removes what it did not finish.
+    pub(super) fn recover(&self, root: &Path) {
+        for (workflow, folder) in folders(root) {
+            for (payload, folder) in folders(&folder) {
+                let noted = std::fs::read(folder.join(NOTE)).unwrap_or_default();
+                let noted: Vec<Noted> = serde_json::from_slice(&noted).unwrap_or_default();
+                for entry in &noted {
+                    self.recover_file(&workflow, &payload, entry, &folder);
+                }
+                let is_held = |name: &str| noted.iter().any(|entry| entry.output.as_str() == name);
+                for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                    if !entry.file_name().to_str().is_some_and(|name| name == NOTE || is_held(name)) {
+                        let _ = std::fs::remove_file(entry.path());
+                    }
+                }
+                tidy(&folder);
+            }
+        }
+    }
+
+    fn recover_file(&self, workflow: &StageName, payload: &StageName, noted: &Noted, folder: &Path) {
+        let Noted { output, bytes, readers } = noted;
+        let uri = StageUri { workflow: workflow.clone(), payload: payload.clone(), output: output.clone() };
+        let there = std::fs::symlink_metadata(folder.join(output.as_str()))
+            .is_ok_and(|meta| meta.is_file() && meta.len() == *bytes);
+        let mut state = self.lock();
+        let asked = Reservation {
+            uri: uri.clone(),
+            class: Class::File,
+            medium: Medium::Disk,
+            max_bytes: *bytes,
+            readers: readers.clone(),
+        };
+        if there
+            && !readers.is_empty()
+            && state.ledger.reserve(asked).is_ok()
+            && let Ok(Fate::Kept) = state.ledger.commit(&uri, *bytes)
+        {
+            state.held.insert(uri, Held::File(folder.to_owned()));
+        }
+    }
+
+    /// Whether a stage is here.
+    pub(super) fn holds(&self, uri: &StageUri) -> bool {
+        self.lock().held.contains_key(uri)
+    }
+
+    /// All that is held, with sizes in bytes.
+    pub(super) fn list(&self) -> Vec<(StageUri, u64)> {
+        let state = self.lock();
+        let held = state.ledger.objects().filter(|(_, object)| object.committed);
+        held.map(|(uri, object)| (uri.clone(), object.bytes)).collect()
+    }
+
+    /// Workflows that have stages here.
+    pub(super) fn workflows(&self) -> BTreeSet<StageName> {
+        self.lock().held.keys().map(|uri| uri.workflow.clone()).collect()
+    }
+
+    /// Releases every reader of a workflow's stages that is not in `unfinished`: it ended elsewhere, or will never come.
+    pub(super) fn keep_for(&self, workflow: &StageName, unfinished: &BTreeSet<StageName>) {
+        let mut state = self.lock();
+        let gone: Vec<(StageUri, StageName)> = state
+            .ledger
+            .objects()
+            .filter(|(uri, object)| uri.workflow == *workflow && object.committed)
+            .flat_map(|(uri, object)| object.readers.iter().map(|reader| (uri.clone(), reader.clone())))
+            .filter(|(_, reader)| !unfinished.contains(reader))
+            .collect();
+        for (uri, reader) in gone {
+            if let Ok(Fate::Gone) = state.ledger.release(&uri, &reader)
+                && let Some(held) = state.held.remove(&uri)
+            {
+                drop_held(held, &uri.output);
+            }
+        }
+    }
+
+    /// Goes on with the outputs of a payload that another pilot launched. `touched` says that that pilot had begun to keep
+    /// them: what has left `out` then is gone with it, since what it did not finish is removed ([`Stages::recover`]).
+    pub(super) fn reopen_outputs(
+        &self,
+        payload: &Payload,
+        files: &[OutputFile],
+        out: &Path,
+        touched: bool,
+    ) -> Result<Vec<OpenOutput>, Fault> {
+        let out = open_folder(out)?;
+        let mut open = Vec::with_capacity(payload.outputs.len());
+        for output in &payload.outputs {
+            let name = output.name.as_str();
+            let Some(file) = files.iter().find(|file| *file.name() == output.name) else {
+                let text = format!("output \"{name}\" was in the memory of a pilot that is gone");
+                return Err(Fault::new(FaultClass::Retry, text));
+            };
+            if touched && statat(&out, name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+                let text = format!("output \"{name}\" was being kept when its pilot died");
+                return Err(Fault::new(FaultClass::Retry, text));
+            }
+            self.reserve(payload, output)?;
+            open.push(OpenOutput::File(file.clone()));
+        }
+        Ok(open)
     }
 
     /// Drops what a payload reserved or committed.
@@ -226,11 +383,36 @@ impl Stages {
 }
 
 fn drop_held(held: Held, name: &StageName) {
-    if let Held::File(folder) = held
-        && let Err(error) = std::fs::remove_file(folder.join(name.as_str()))
-    {
+    let Held::File(folder) = held else { return };
+    if let Err(error) = std::fs::remove_file(folder.join(name.as_str())) {
         tracing::warn!(stage = %name, %error, "a file stage is left until the pilot ends");
     }
+    tidy(&folder);
+}
+
+/// Removes the folder of a payload's stages, and its workflow's, once they hold none.
+fn tidy(folder: &Path) {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    if entries.all(|entry| entry.file_name() == NOTE) {
+        let _ = std::fs::remove_file(folder.join(NOTE));
+        if std::fs::remove_dir(folder).is_ok()
+            && let Some(workflow) = folder.parent()
+        {
+            let _ = std::fs::remove_dir(workflow);
+        }
+    }
+}
+
+/// The folders in a folder whose names can be those of a workflow or payload.
+fn folders(root: &Path) -> Vec<(StageName, PathBuf)> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    named
+        .filter_map(|entry| {
+            let name = StageName::new(entry.file_name().to_str()?).ok()?;
+            Some((name, entry.path()))
+        })
+        .collect()
 }
 
 fn uri(payload: &Payload, output: &StageName) -> StageUri {
@@ -243,7 +425,7 @@ fn open_folder(path: &Path) -> Result<OwnedFd, Fault> {
         .map_err(|errno| Fault::new(FaultClass::Slot, format!("open folder {}: {errno}", path.display())))
 }
 
-/// Copies a stage to where the user wants it: under another name first, so that the user never sees half of it.
+/// Copies a stage to where the user wants it: it gets its name last, so that the user never sees half of it.
 fn save(held: &Held, name: &StageName, path: &Path) -> Result<(), Fault> {
     let copy = || -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -252,11 +434,20 @@ fn save(held: &Held, name: &StageName, path: &Path) -> Result<(), Fault> {
             Held::File(stages) => File::open(stages.join(name.as_str()))?,
             Held::Memory(stage) => File::from(stage.reader().map_err(|error| error.source)?),
         };
-        let mut into = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::copy(&mut from, into.as_file_mut())?;
-        rustix::fs::fchmod(into.as_file(), Mode::from_raw_mode(0o644))?;
-        into.persist(path)?;
-        Ok(())
+        // Without a name until it is whole: a pilot that is killed leaves nothing of it.
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let Ok(into) = rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)) else {
+            // Not every file system can (NFS).
+            let mut into = tempfile::NamedTempFile::new_in(folder)?;
+            std::io::copy(&mut from, into.as_file_mut())?;
+            rustix::fs::fchmod(into.as_file(), SAVED)?;
+            into.persist(path)?;
+            return Ok(());
+        };
+        let mut into = File::from(into);
+        std::io::copy(&mut from, &mut into)?;
+        rustix::fs::fchmod(&into, SAVED)?;
+        give_name(&into, folder, path)
     };
     copy().map_err(|error| {
         let message = format!(
@@ -265,4 +456,16 @@ fn save(held: &Held, name: &StageName, path: &Path) -> Result<(), Fault> {
         );
         Fault::new(FaultClass::Payload, message)
     })
+}
+
+/// What the user may do with a saved output.
+const SAVED: Mode = Mode::from_raw_mode(0o644);
+
+/// Puts a file without a name in the place of what is at `path`.
+fn give_name(file: &File, folder: &Path, path: &Path) -> std::io::Result<()> {
+    // link(2) replaces nothing, so there is a step between, for as long as two system calls take.
+    let between = folder.join(format!(".latebind-{:016x}", fastrand::u64(..)));
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(CWD, own, CWD, &between, AtFlags::SYMLINK_FOLLOW)?;
+    std::fs::rename(&between, path).inspect_err(|_| drop(std::fs::remove_file(&between)))
 }

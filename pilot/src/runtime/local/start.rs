@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_runner::cgroup::{Cgroup, Limits};
+use oci_runner::cgroup::{Cgroup, Limits, cgroup_name};
 use oci_runner::{Authority, Container, IdMap, Root, Rootfs, Running};
 use pilot_core::{Fault, FaultClass};
 use rustix::fs::{Mode, OFlags};
@@ -38,7 +38,7 @@ struct Start {
 impl Live {
     /// Makes the cgroup and starts the container. What exists afterwards is in the fields, also after a failure.
     pub(super) async fn start(&mut self, payload: &Payload) -> Result<(), Fault> {
-        let image = self.shared.images.stored(&payload.image)?;
+        let image = self.shared.images.stored(payload)?;
         let who = self.shared.images.user(&image, payload)?;
         let ids = IdMap::choose(&self.shared.caller, who, self.shared.uid_base, self.slot.0)
             .map_err(|error| slot_fault(&error))?;
@@ -55,7 +55,7 @@ impl Live {
             cpu_millis: Some(payload.resources.cpu_millis),
             pids: None,
         };
-        let name = format!("latebind-{}-{}", self.shared.folders.id(), self.slot.0);
+        let name = cgroup_name(self.shared.folders.id(), self.slot.0);
         let (cgroup, enforced) =
             Cgroup::create(&self.shared.cgroups, &name, &limits).map_err(|error| slot_fault(&error))?;
         self.memory_guard = enforced.memory;
@@ -67,7 +67,8 @@ impl Live {
             cgroup,
             control: self.folders.control.clone(),
             nonce: self.nonce.0.iter().map(|byte| format!("{byte:02x}")).collect(),
-            hostname: payload.name.as_str().chars().take(63).collect(),
+            // The container may outlive the payload.
+            hostname: super::launch::hostname(self.slot),
         };
         // Starting blocks for a millisecond or two: longer than a scheduler thread should be held.
         self.starting = Some(tokio::task::spawn_blocking(move || start.run()));
@@ -83,6 +84,9 @@ impl Live {
             started.map_err(|_| Fault::new(FaultClass::Pilot, "starting a container panicked"))?;
         self.cgroup = Some(cgroup);
         let running = running?;
+        if self.shared.folders.serves() {
+            self.process = running.identity().ok();
+        }
         let pidfd = running.as_fd().try_clone_to_owned().and_then(|fd| watch(fd, Interest::READABLE));
         self.container = Some(running);
         self.ended = Some(pidfd.map_err(|error| slot_fault(&error))?);

@@ -1,0 +1,281 @@
+//! The end of a payload and of a slot: logs kept, outputs committed, traces removed; then either the container stays for the
+//! next payload, or it is taken down with its cgroup and its folders.
+//!
+//! # What a warm slot has been checked for
+//! The shim removed what it could and failed at nothing; no process but its own is in the cgroup; the folders that the
+//! payload could write are empty and have the owner and mode that they began with; nothing waits in its streams. A slot
+//! that does not pass is not dirty, only cold: it is taken down, which removes everything whatever it is.
+//!
+//! **Must not know:** why a payload ended, which one comes next.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use oci_runner::cgroup::Cgroup;
+use pilot_core::{Drained, Fault, FaultClass};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+use wire::slot::{CleanReport, FromShim, ToShim};
+
+use super::folders::SlotFolders;
+use super::live::{Cleaning, Live, SHIM_WAIT, died};
+use super::slot_fault;
+use crate::payload::Payload;
+use crate::runtime::slots::{Connection, SlotError};
+
+/// The shim, its stage holder, and one that the shim may just be ending.
+const OWN_PROCESSES_MAX: usize = 3;
+
+impl Live {
+    /// See [`crate::ports::Runtime::drain`].
+    pub(super) async fn drain(&mut self, payload: &Payload, commit: bool) -> Drained {
+        self.settle_start().await;
+        if self.runs {
+            // The launch was given up: PID 1 takes everything with it.
+            self.kill().await;
+            self.runs = false;
+        }
+        // Nobody writes any more.
+        for stream in self.streams.iter_mut().flatten() {
+            stream.finish();
+        }
+        let outputs = std::mem::take(&mut self.outputs);
+        if !commit || payload.outputs.is_empty() {
+            drop(outputs);
+            self.shared.stages.discard(payload);
+            return Drained { usage: self.usage, fault: None };
+        }
+        let stages = self.shared.folders.stages(payload.workflow.as_str(), payload.name.as_str());
+        self.note_keeping();
+        let committed = match stages {
+            Err(error) => Err(slot_fault(&error)),
+            Ok(stages) => {
+                let (shared, owned, out) =
+                    (Arc::clone(&self.shared), payload.clone(), self.folders.out.clone());
+                // A copy of many gigabytes may be part of it.
+                let commit = move || {
+                    let committed = shared.stages.commit(&owned, outputs, &out, &stages);
+                    // Nothing may have been held; then the folder is of no use.
+                    super::folders::prune(&stages);
+                    committed
+                };
+                self.committing = Some((tokio::task::spawn_blocking(commit), payload.clone()));
+                self.committed().await
+            }
+        };
+        match committed {
+            Ok(bytes) => {
+                self.usage.output_bytes = bytes;
+                Drained { usage: self.usage, fault: None }
+            }
+            Err(fault) => Drained { usage: self.usage, fault: Some(fault) },
+        }
+    }
+
+    /// Lets a pilot that comes after this one know that outputs may have left their folder.
+    fn note_keeping(&self) {
+        if self.shared.folders.serves()
+            && let Err(error) = std::fs::write(&self.folders.keeping, b"")
+        {
+            tracing::debug!(slot = %self.slot, %error, "it can't be noted that outputs are being kept");
+        }
+    }
+
+    /// Waits for a commit that was begun.
+    async fn committed(&mut self) -> Result<u64, Fault> {
+        let Some((commit, _)) = &mut self.committing else { return Ok(0) };
+        let committed = commit.await;
+        self.committing = None;
+        committed.unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "committing outputs panicked")))
+    }
+
+    /// A commit that was given up came too late: its claim was reported as failed.
+    async fn settle_commit(&mut self) {
+        if let Some((commit, payload)) = &mut self.committing {
+            let _too_late = commit.await;
+            self.shared.stages.discard(payload);
+            self.committing = None;
+        }
+    }
+
+    /// Waits for a start that nobody waits for any more, so that what it made can be taken down.
+    async fn settle_start(&mut self) {
+        if self.starting.is_some()
+            && let Err(fault) = self.started().await
+        {
+            tracing::debug!(slot = %self.slot, %fault, "a start that was given up failed");
+        }
+    }
+
+    async fn kill(&mut self) {
+        let Some(container) = &self.container else { return };
+        if let Err(error) = container.kill() {
+            tracing::warn!(slot = %self.slot, %error, "PID 1 can't be killed");
+        }
+        let _ = tokio::time::timeout(SHIM_WAIT, died(self.ended.as_ref())).await;
+    }
+
+    /// Asks the shim to clean, once.
+    pub(super) async fn begin_clean(&mut self) {
+        if self.cleaning != Cleaning::No || !self.reusable {
+            return;
+        }
+        let Some(connection) = &self.connection else { return };
+        // A pilot that dies from here on leaves nothing to adopt.
+        self.write_record(None);
+        // One that can't be told is found out when its answer does not come.
+        let _ = connection.send(&ToShim::Clean, &[]).await;
+        self.cleaning = Cleaning::Asked;
+    }
+
+    /// Cleans up after a payload and keeps the container; `false` when it can't stay.
+    pub(super) async fn clean_warm(&mut self) -> bool {
+        if !self.reusable || self.runs || self.starting.is_some() || self.committing.is_some() {
+            return false;
+        }
+        // Given up half-way before: an answer may still be on its way, and would be taken for that to a later question.
+        if self.cleaning == Cleaning::Awaited {
+            return false;
+        }
+        self.begin_clean().await;
+        self.cleaning = Cleaning::Awaited;
+        let Some(connection) = &self.connection else { return false };
+        let cleaned = match tokio::time::timeout(SHIM_WAIT, cleaned(connection)).await {
+            Ok(Ok(Some(report))) => report,
+            other => {
+                tracing::debug!(slot = %self.slot, ?other, "the shim did not clean");
+                return false;
+            }
+        };
+        self.cleaning = Cleaning::No;
+        let pristine = cleaned.failures == 0 && self.is_alone() && self.folders_are_pristine();
+        if !pristine {
+            tracing::debug!(slot = %self.slot, ?cleaned, "the slot can't stay warm");
+        }
+        self.usage = pilot_core::Usage::default();
+        pristine
+    }
+
+    fn is_alone(&self) -> bool {
+        let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.exists()) else { return true };
+        cgroup.processes().is_ok_and(|processes| processes.len() <= OWN_PROCESSES_MAX)
+    }
+
+    /// Takes away what the pilot itself put there, and looks whether anything else is left. Owner and group can't have
+    /// changed: the payload has no capability to give a folder away.
+    fn folders_are_pristine(&mut self) -> bool {
+        if self.holds_files {
+            remove_files(&self.folders.inputs);
+            remove_files(&self.folders.out);
+        }
+        let (open, inputs) = if self.shared.foreign_uid { (0o777, 0o755) } else { (0o700, 0o700) };
+        if self.looks.is_none() {
+            let SlotFolders { work, out, inputs, .. } = &self.folders;
+            self.looks = [work, out, inputs]
+                .iter()
+                .map(|path| open_folder(path))
+                .collect::<Option<Vec<_>>>()
+                .and_then(|folders| folders.try_into().ok());
+        }
+        let Some(looks) = &self.looks else { return false };
+        looks.iter().zip([open, open, inputs]).all(|(folder, mode)| is_as_made(folder, mode))
+    }
+
+    /// Ends the container and removes every trace of the slot. May be called again after a failure.
+    pub(super) async fn take_down(&mut self) -> Result<(), Fault> {
+        self.settle_start().await;
+        self.settle_commit().await;
+        if let Some(connection) = self.connection.take() {
+            let retired = tokio::time::timeout(SHIM_WAIT, retire(&connection)).await;
+            if !matches!(retired, Ok(Ok(()))) {
+                tracing::debug!(slot = %self.slot, "the shim did not retire; killing it");
+            } else {
+                let _ = tokio::time::timeout(SHIM_WAIT, died(self.ended.as_ref())).await;
+            }
+        }
+        self.kill().await;
+        self.runs = false;
+        self.listener = None;
+        self.streams = None;
+        self.looks = None;
+        self.ended = None;
+        // Reaps; kills first if it has to.
+        drop(self.container.take());
+        if self.removing.is_none() {
+            let (mut cgroup, folders) = (self.cgroup.take(), self.folders.clone());
+            self.removing = Some(tokio::task::spawn_blocking(move || {
+                if let Some(Err(error)) = cgroup.as_mut().map(Cgroup::remove) {
+                    return Err((slot_fault(&error), cgroup));
+                }
+                folders.remove().map_err(|error| (slot_fault(&error), None))
+            }));
+        }
+        let Some(removing) = &mut self.removing else { return Ok(()) };
+        let removed = removing.await;
+        self.removing = None;
+        match removed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err((fault, cgroup))) => {
+                self.cgroup = cgroup;
+                Err(fault)
+            }
+            Err(_) => Err(Fault::new(FaultClass::Pilot, "removing a slot's traces panicked")),
+        }
+    }
+}
+
+fn open_folder(path: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).ok()
+}
+
+/// Whether a folder is empty and has the permission bits that it was made with.
+fn is_as_made(folder: &OwnedFd, mode: u32) -> bool {
+    let mut room = [MaybeUninit::<u8>::uninit(); 256];
+    let kept = rustix::fs::fstat(folder).is_ok_and(|stat| stat.st_mode & 0o7777 == mode);
+    if !kept || rustix::fs::seek(folder, SeekFrom::Start(0)).is_err() {
+        return false;
+    }
+    let mut entries = RawDir::new(folder, &mut room);
+    loop {
+        match entries.next() {
+            None => return true,
+            Some(Ok(entry)) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+            Some(_) => return false,
+        }
+    }
+}
+
+/// Links to stages, and outputs that nobody wanted: files of ours, one deep. What is not goes with the slot.
+fn remove_files(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(entry.path());
+    }
+}
+
+/// Asks a shim to remove what the payload left.
+async fn clean(connection: &Connection) -> Result<Option<CleanReport>, SlotError> {
+    connection.send(&ToShim::Clean, &[]).await?;
+    cleaned(connection).await
+}
+
+/// Waits until it has.
+async fn cleaned(connection: &Connection) -> Result<Option<CleanReport>, SlotError> {
+    loop {
+        match connection.receive().await? {
+            Some(FromShim::Cleaned(report)) => return Ok(Some(report)),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Asks a shim to remove what the payload left and to end.
+async fn retire(connection: &Connection) -> Result<(), SlotError> {
+    match clean(connection).await? {
+        Some(report) => tracing::debug!(?report, "cleaned"),
+        None => return Ok(()),
+    }
+    connection.send(&ToShim::Retire, &[]).await
+}
