@@ -35,7 +35,7 @@ pub fn measure(ground: &Ground, rounds: u32) -> anyhow::Result<Value> {
         .block_on(runtime.prepare(&payload))
         .map_err(|fault| anyhow!("{fault}"))
         .context("store the image")?;
-    let mut peers = all(ground)?;
+    let mut peers = all(ground, "first")?;
     peers.retain(|peer| match peer.once() {
         Ok(_) => true,
         Err(error) => {
@@ -83,7 +83,10 @@ async fn ours(
     let asked = now_ns();
     runtime.bind(SLOT, Epoch(epoch), payload).await.map_err(|fault| anyhow!("bind: {fault}"))?;
     let bound = now_ns();
-    let ended = runtime.launch(SLOT, payload).await.map_err(|fault| anyhow!("launch: {fault:?}"))?;
+    let ended = runtime
+        .launch(SLOT, crate::ground::grant(), payload)
+        .await
+        .map_err(|fault| anyhow!("launch: {fault:?}"))?;
     let exited = now_ns();
     let drained = runtime.drain(SLOT, payload, false).await;
     let flushed = now_ns();

@@ -9,7 +9,9 @@ use anyhow::Context;
 use image_store::layout::{Compression, ImageSpec, LayerBuilder, LayoutWriter};
 use pilot::config::{Config, Settings};
 use pilot::payload::{Output, Payload, Resources, StageClass};
-use pilot::runtime::local::LocalRuntime;
+use pilot::ports::Grant;
+use pilot::runtime::local::{LocalRuntime, Name};
+use pilot_core::{ClaimId, Epoch};
 use stage::StageName;
 
 /// Mount points that the peers expect in the image.
@@ -22,6 +24,8 @@ pub struct Ground {
     pub root: PathBuf,
     /// The same as an image.
     pub image: String,
+    dist: PathBuf,
+    programs: PathBuf,
     shim: PathBuf,
     // In memory where possible, as the pilot's default.
     state: tempfile::TempDir,
@@ -29,11 +33,12 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Makes the folder, a tree with the program `first`, and an image of it. `dist` holds `payload-shim`.
+    /// Makes the folder, a tree with the programs `first` and `least`, and an image of it. `dist` holds `pilot` and
+    /// `payload-shim`, `programs` what is made from the C files here.
     ///
     /// # Errors
     /// When something can't be written.
-    pub fn new(dist: &Path, first: &Path) -> anyhow::Result<Self> {
+    pub fn new(dist: &Path, programs: &Path) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("lb-").tempdir()?;
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755))?;
         let memory = Path::new("/dev/shm");
@@ -41,20 +46,25 @@ impl Ground {
         let state = tempfile::Builder::new().prefix("latebind-bench-").tempdir_in(memory)?;
         let root = home.path().join("root");
         fs::create_dir(&root)?;
-        let program = fs::read(first).with_context(|| format!("read {}", first.display()))?;
-        let mut layer = LayerBuilder::new().file("first", 0o755, &program);
+        let mut layer = LayerBuilder::new();
+        for name in ["first", "least"] {
+            let program = programs.join(name);
+            let bytes = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+            layer = layer.file(name, 0o755, &bytes);
+            fs::write(root.join(name), &bytes)?;
+            fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755))?;
+        }
         for folder in FOLDERS {
             fs::create_dir(root.join(folder))?;
             layer = layer.dir(folder, 0o755);
         }
-        fs::write(root.join("first"), &program)?;
-        fs::set_permissions(root.join("first"), fs::Permissions::from_mode(0o755))?;
         fs::create_dir(home.path().join("work"))?;
         let layout = home.path().join("image");
         let spec = ImageSpec { entrypoint: vec!["/first".into()], ..ImageSpec::default() };
         LayoutWriter::create(&layout)?.add_image("latest", &spec, vec![layer.finish(Compression::Gzip)?])?;
         let image = format!("oci:{}", layout.display());
-        Ok(Self { root, image, shim: dist.join("payload-shim"), state, home })
+        let (shim, dist, programs) = (dist.join("payload-shim"), dist.to_path_buf(), programs.to_path_buf());
+        Ok(Self { root, image, dist, programs, shim, state, home })
     }
 
     /// A path in the folder.
@@ -67,6 +77,18 @@ impl Ground {
     #[must_use]
     pub fn memory(&self) -> &Path {
         self.state.path()
+    }
+
+    /// The pilot's program file.
+    #[must_use]
+    pub fn pilot(&self) -> PathBuf {
+        self.dist.join("pilot")
+    }
+
+    /// A program made from a C file here.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
     }
 
     /// The shim's program file.
@@ -93,10 +115,11 @@ impl Ground {
             scratch_dir: Some(self.path("scratch")),
             shim: Some(self.shim.clone()),
             slots: Some(1),
+            reuse: Some(false),
             ..Settings::default()
         };
         let config = Config::new(settings, &pilot::surroundings::read())?;
-        Ok(LocalRuntime::new(&config, self.logs())?)
+        Ok(LocalRuntime::new(&config, Name::Any)?)
     }
 
     /// A payload of `image` with one output, as most have.
@@ -128,6 +151,14 @@ impl Ground {
             outputs: vec![output],
             writable_root: false,
             host_network: true,
+            logs: self.logs(),
+            registry_auth: None,
         })
     }
+}
+
+/// The right to launch.
+#[must_use]
+pub fn grant() -> Grant {
+    Grant { epoch: Epoch(1), claim: ClaimId(1), key: String::new() }
 }

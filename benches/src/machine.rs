@@ -23,7 +23,7 @@ pub fn describe(folder: &Path) -> Value {
     let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().split(' ').next());
     let gib = kib.and_then(|kib| kib.parse::<f64>().ok()).map(|kib| (kib / 1_048_576.0).round() as u64);
     let uname = rustix::system::uname();
-    let peers: serde_json::Map<_, _> = ["bwrap", "crun", "podman", "umoci"]
+    let peers: serde_json::Map<_, _> = ["bwrap", "crun", "podman", "skopeo", "umoci", "docker-registry"]
         .into_iter()
         .map(|name| (name.to_owned(), json!(version(name).unwrap_or_else(|| "missing".into()))))
         .collect();

@@ -9,6 +9,9 @@ use serde_json::json;
 use crate::clock::now_ns;
 use crate::ground::Ground;
 
+/// What crun calls its container.
+const CONTAINER: &str = "bench";
+
 /// A program that is run for its duration.
 #[derive(Debug)]
 pub struct Peer {
@@ -48,9 +51,27 @@ impl Peer {
         ensure!((asked..=ended).contains(&first), "its payload answered {first} between {asked} and {ended}");
         Ok(Times { asked, first, ended })
     }
+
+    /// Runs it once, beside others whose `number` is another.
+    ///
+    /// # Errors
+    /// When it fails; the text has what it said.
+    pub fn silent(&self, number: u32) -> anyhow::Result<()> {
+        let words: Vec<String> = self
+            .argv
+            .iter()
+            .map(|word| if word == CONTAINER { format!("{word}-{number}") } else { word.clone() })
+            .collect();
+        let [program, arguments @ ..] = &words[..] else { bail!("no program") };
+        let output = command(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).output();
+        let output = output.with_context(|| format!("start {program}"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {}", output.status, said.lines().last().unwrap_or_default());
+        Ok(())
+    }
 }
 
-/// The clock reading that `first.c` prints.
+/// The number that `first.c` and `loop.c` print.
 ///
 /// # Errors
 /// When it is something else.
@@ -59,15 +80,15 @@ pub fn stamp(output: &[u8]) -> anyhow::Result<u64> {
     text.trim().parse().with_context(|| format!("the payload answered {text:?}"))
 }
 
-/// All peers, each with the namespaces and mounts that come nearest to ours.
+/// All peers, each with the namespaces and mounts that come nearest to ours; they start `program` of the ground's root.
 ///
 /// # Errors
 /// When crun's bundle can't be written.
-pub fn all(ground: &Ground) -> anyhow::Result<Vec<Peer>> {
+pub fn all(ground: &Ground, program: &str) -> anyhow::Result<Vec<Peer>> {
     let (root, work) = (ground.root.display().to_string(), ground.path("work").display().to_string());
-    let bundle = ground.path("bundle");
+    let bundle = ground.path(&format!("bundle-{program}"));
     std::fs::create_dir_all(&bundle)?;
-    std::fs::write(bundle.join("config.json"), crun_config(&root, &work).to_string())?;
+    std::fs::write(bundle.join("config.json"), crun_config(&root, &work, program).to_string())?;
     // Whole paths: looking a name up costs a failed exec for each folder of PATH.
     let words = |line: &str| {
         let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
@@ -79,21 +100,24 @@ pub fn all(ground: &Ground) -> anyhow::Result<Vec<Peer>> {
     let at = |name: &str| ground.path(name).display().to_string();
     let bwrap = format!(
         "bwrap --unshare-user --unshare-pid --unshare-ipc --unshare-uts --die-with-parent --ro-bind {root} / \
-         --proc /proc --dev /dev --tmpfs /tmp --bind {work} /work /first"
+         --proc /proc --dev /dev --tmpfs /tmp --bind {work} /work /{program}"
     );
-    let crun =
-        format!("crun --cgroup-manager=disabled --root {} run -b {} bench", at("crun"), bundle.display());
+    let crun = format!(
+        "crun --cgroup-manager=disabled --root {} run -b {} {CONTAINER}",
+        at("crun"),
+        bundle.display()
+    );
     // Its run folder may have 50 letters at most. Limits that root may lack the right to raise are named, so that podman does not try.
     let podman = format!(
         "podman --root {} --runroot {} --tmpdir {} run --network=none --rm --cgroups=disabled \
-         --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --rootfs {root} /first",
+         --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --rootfs {root} /{program}",
         at("pg"),
         at("pr"),
         at("pt"),
     );
     let peer = |name, every, argv| Peer { name, every, argv };
     Ok(vec![
-        peer("fork+exec", 1, vec![ground.root.join("first").display().to_string()]),
+        peer("fork+exec", 1, vec![ground.root.join(program).display().to_string()]),
         peer("bwrap", 1, words(&bwrap)),
         peer("crun", 1, words(&crun)),
         peer("podman", 10, words(&podman)),
@@ -113,14 +137,16 @@ pub fn leave(ground: &Ground) {
     let _ = command(program).args(arguments).stdin(Stdio::null()).output();
 }
 
-fn find(program: &str) -> Option<String> {
+/// Where a program is installed.
+#[must_use]
+pub fn find(program: &str) -> Option<String> {
     let folders = ["/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin"];
     let paths = folders.iter().map(|folder| format!("{folder}/{program}"));
     paths.into_iter().find(|path| Path::new(path).is_file())
 }
 
 /// The bundle: our namespaces, one id, no capabilities, the usual mounts.
-fn crun_config(root: &str, work: &str) -> serde_json::Value {
+fn crun_config(root: &str, work: &str, program: &str) -> serde_json::Value {
     let own = rustix::process::geteuid();
     let (uid, gid) = if own.is_root() {
         (oci_runner::UID_BASE, oci_runner::UID_BASE)
@@ -133,7 +159,7 @@ fn crun_config(root: &str, work: &str) -> serde_json::Value {
         ["user", "pid", "mount", "ipc", "uts"].iter().map(|kind| json!({"type": kind})).collect();
     json!({
         "ociVersion": "1.0.2",
-        "process": {"terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["/first"], "env": ["PATH=/"],
+        "process": {"terminal": false, "user": {"uid": 0, "gid": 0}, "args": [format!("/{program}")], "env": ["PATH=/"],
             "cwd": "/work", "noNewPrivileges": true, "capabilities": {}},
         "root": {"path": root, "readonly": true},
         "hostname": "bench",

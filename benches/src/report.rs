@@ -5,81 +5,12 @@ use std::fmt::Write as _;
 use anyhow::Context;
 use serde_json::Value;
 
+use crate::goals;
+
 const BEGIN: &str = "<!-- figures: written by benches/run -->";
 const END: &str = "<!-- end of figures -->";
 /// The same things measured by root and by an ordinary user.
-const USERS: [&str; 2] = ["root", "user"];
-
-/// One goal: which series it looks at and how much may come out.
-struct Goal {
-    text: &'static str,
-    section: &'static str,
-    series: &'static str,
-    most: f64,
-    unit: &'static str,
-    /// From the series' unit to the goal's.
-    factor: f64,
-}
-
-const KIB_TO_MIB: f64 = 1.0 / 1024.0;
-const GOALS: [Goal; 7] = [
-    Goal {
-        text: "local bind, request to first instruction",
-        section: "bind",
-        series: "latebind/first",
-        most: 5.0,
-        unit: "ms",
-        factor: 1.0,
-    },
-    Goal {
-        text: "shim, RSS of PID 1",
-        section: "shim",
-        series: "pid 1/rss, after a payload [KiB]",
-        most: 1.5,
-        unit: "MiB",
-        factor: KIB_TO_MIB,
-    },
-    Goal {
-        text: "shim, RSS of the stage holder",
-        section: "shim",
-        series: "stage holder/rss, after a payload [KiB]",
-        most: 1.5,
-        unit: "MiB",
-        factor: KIB_TO_MIB,
-    },
-    Goal {
-        text: "shim, fork and exec to Hello",
-        section: "shim",
-        series: "shim/fork, exec to Hello",
-        most: 2.0,
-        unit: "ms",
-        factor: 1.0,
-    },
-    Goal {
-        text: "500 MB image, bind in a second slot",
-        section: "unpack",
-        series: "latebind/bind of the stored image [ms]",
-        most: 300.0,
-        unit: "ms",
-        factor: 1.0,
-    },
-    Goal {
-        text: "500 MB image, attach by a second pilot",
-        section: "unpack",
-        series: "latebind/attach in an empty folder [ms]",
-        most: 300.0,
-        unit: "ms",
-        factor: 1.0,
-    },
-    Goal {
-        text: "500 MB image, attach for a second slot",
-        section: "unpack",
-        series: "latebind/attach again [ms]",
-        most: 300.0,
-        unit: "ms",
-        factor: 1.0,
-    },
-];
+pub(crate) const USERS: [&str; 2] = ["root", "user"];
 
 /// `text` with the tables of `results` between its markers.
 ///
@@ -94,11 +25,18 @@ pub fn put(text: &str, results: &Value) -> anyhow::Result<String> {
 fn tables(results: &Value) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     machine(&mut out, results)?;
-    goals(&mut out, results)?;
+    goals::table(&mut out, results)?;
     for user in USERS {
         bind(&mut out, results, user)?;
     }
-    for (section, title) in [("shim", "payload-shim"), ("unpack", "500 MB image")] {
+    throughput(&mut out, results)?;
+    for (section, title) in [
+        ("queue", "The queue"),
+        ("idle", "An idle pilot"),
+        ("shim", "payload-shim"),
+        ("unpack", "500 MB image"),
+        ("pull", "500 MB image from a registry"),
+    ] {
         series(&mut out, results, section, title)?;
     }
     Ok(out)
@@ -118,63 +56,26 @@ fn machine(out: &mut String, results: &Value) -> std::fmt::Result {
         of("cgroups")
     )?;
     let peers = results["machine"]["peers"].as_object().into_iter().flatten();
-    writeln!(out, "Peers: {}.", peers.map(|(_, version)| plain(version)).collect::<Vec<_>>().join(", "))?;
+    let peers = peers.map(|(name, version)| match plain(version) {
+        version if version == "missing" => format!("no {name}"),
+        version if version.starts_with(name.as_str()) || name == "bwrap" => version,
+        version => format!("{name}: {version}"),
+    });
+    writeln!(out, "Peers: {}.", peers.collect::<Vec<_>>().join(", "))?;
     writeln!(out)?;
     for section in results["sections"].as_array().into_iter().flatten() {
         let (name, user, load) = (plain(&section["section"]), plain(&section["as"]), &section["load"]);
         let date = plain(&section["date"]);
         write!(out, "- {name} as {user}: {date}, load average {} to {}", plain(&load[0]), plain(&load[1]))?;
+        let kernel = &section["kernel"];
+        if !kernel.is_null() && *kernel != results["machine"]["kernel"] {
+            write!(out, ", on Linux {}", plain(kernel))?;
+        }
         let skipped = section["skipped"].as_array().into_iter().flatten().map(plain);
         let skipped = skipped.map(|text| format!("; **skipped** {text}")).collect::<String>();
         writeln!(out, "{skipped}.")?;
     }
     Ok(())
-}
-
-fn goals(out: &mut String, results: &Value) -> std::fmt::Result {
-    writeln!(out, "\n## Goals\n\n| figure (p50) | goal | root | user | |\n|---|---|---|---|---|")?;
-    if let Some(bytes) =
-        fact(results, "root", "shim", "size_bytes").or(fact(results, "user", "shim", "size_bytes"))
-    {
-        let mib = bytes / f64::from(1 << 20);
-        writeln!(
-            out,
-            "| shim, static size | ≤ 1.5 MiB | {mib:.2} MiB | same file | {} |",
-            verdict(mib <= 1.5)
-        )?;
-    }
-    for goal in GOALS {
-        let value =
-            |user| percentile(results, user, goal.section, goal.series, "p50").map(|p50| p50 * goal.factor);
-        let values = USERS.map(value);
-        let met = values.iter().flatten().all(|value| *value <= goal.most);
-        let unit = goal.unit;
-        let [root, user] = values.map(|value| value.map_or("-".into(), |value| format!("{value:.2} {unit}")));
-        writeln!(out, "| {} | ≤ {} {unit} | {root} | {user} | {} |", goal.text, goal.most, verdict(met))?;
-    }
-    for (tag, layers) in [("one", "one layer"), ("four", "four layers")] {
-        let ratio = |user| {
-            let at =
-                |who: &str| percentile(results, user, "unpack", &format!("{who}/{tag}, on disk [s]"), "p50");
-            Some((at("latebind")?, at("umoci")?))
-        };
-        let ratios = USERS.map(ratio);
-        let met = ratios.iter().flatten().all(|(ours, theirs)| ours <= theirs);
-        let text = |(ours, theirs): (f64, f64)| {
-            format!("{ours:.2} s, umoci {theirs:.2} s: **{:.1} x**", theirs / ours)
-        };
-        let [root, user] = ratios.map(|ratio| ratio.map_or("-".into(), text));
-        writeln!(
-            out,
-            "| 500 MB image in {layers}, until on disk | ≤ umoci | {root} | {user} | {} |",
-            verdict(met)
-        )?;
-    }
-    Ok(())
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "**not met**" }
 }
 
 fn bind(out: &mut String, results: &Value, user: &str) -> std::fmt::Result {
@@ -201,9 +102,49 @@ fn bind(out: &mut String, results: &Value, user: &str) -> std::fmt::Result {
     Ok(())
 }
 
-/// Every series of a section.
+/// Rates, beside the bare loop's.
+fn throughput(out: &mut String, results: &Value) -> std::fmt::Result {
+    let at = |user, series: &str, what| percentile(results, user, "throughput", series, what);
+    let loops = USERS.map(|user| at(user, "bare loop/warm", "p50"));
+    if loops.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n## Throughput\n\n| payloads a second | root p50 | worst | x of the loop | user p50 | worst | x of the loop |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|---|")?;
+    for (kind, who) in [
+        ("warm", "latebind run"),
+        ("warm", "latebind run, four slots"),
+        ("warm", "latebind submit and serve"),
+        ("warm", "latebind submit and serve, four slots"),
+        ("warm", "bare loop"),
+        ("warm", "two bare loops at once"),
+        ("warm", "hyperqueue"),
+        ("cold", "latebind run"),
+        ("cold", "bwrap"),
+        ("cold", "crun"),
+        ("cold", "podman"),
+    ] {
+        let name = format!("{who}/{kind}");
+        write!(out, "| {who}, {kind} ")?;
+        for (user, bare) in USERS.into_iter().zip(loops) {
+            let p50 = at(user, &name, "p50");
+            let share = p50.zip(bare).map(|(p50, bare)| p50 / bare);
+            write!(out, "| {} | {} | {} ", whole(p50), whole(at(user, &name, "min")), cell(share))?;
+        }
+        writeln!(out, "|")?;
+    }
+    Ok(())
+}
+
+fn whole(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| format!("{value:.0}"))
+}
+
+/// Every series of a section; nothing where it was not measured.
 fn series(out: &mut String, results: &Value, section: &str, title: &str) -> std::fmt::Result {
-    writeln!(out, "\n## {title}\n\n| | root p50 | p99 | user p50 | p99 | n |\n|---|---|---|---|---|---|")?;
     let mut names: Vec<String> = Vec::new();
     for user in USERS {
         let series = find(results, user, section).and_then(|section| section["series"].as_object());
@@ -211,6 +152,10 @@ fn series(out: &mut String, results: &Value, section: &str, title: &str) -> std:
     }
     names.sort();
     names.dedup();
+    if names.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n## {title}\n\n| | root p50 | p99 | user p50 | p99 | n |\n|---|---|---|---|---|---|")?;
     for name in names {
         let at = |user, what| percentile(results, user, section, &name, what);
         let n = at("root", "n").or(at("user", "n")).unwrap_or(0.0);
@@ -237,11 +182,17 @@ fn find<'a>(results: &'a Value, user: &str, name: &str) -> Option<&'a Value> {
     results["sections"].as_array()?.iter().find(|section| section["section"] == name && section["as"] == user)
 }
 
-fn percentile(results: &Value, user: &str, section: &str, series: &str, what: &str) -> Option<f64> {
+pub(crate) fn percentile(
+    results: &Value,
+    user: &str,
+    section: &str,
+    series: &str,
+    what: &str,
+) -> Option<f64> {
     find(results, user, section)?["series"][series][what].as_f64()
 }
 
-fn fact(results: &Value, user: &str, section: &str, name: &str) -> Option<f64> {
+pub(crate) fn fact(results: &Value, user: &str, section: &str, name: &str) -> Option<f64> {
     find(results, user, section)?["facts"][name].as_f64()
 }
 

@@ -39,7 +39,7 @@ impl Samples {
 /// One section, measured by one user.
 #[derive(Debug)]
 pub struct Section {
-    /// `bind`, `shim` or `unpack`.
+    /// Its name in the results: `bind`.
     name: &'static str,
     load_before: f64,
     series: BTreeMap<String, Samples>,

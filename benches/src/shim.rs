@@ -131,7 +131,10 @@ async fn memory(ground: &Ground, section: &mut Section) -> anyhow::Result<()> {
     for epoch in 1..=MEMORY_ROUNDS {
         runtime.bind(SLOT, Epoch(epoch), &payload).await.map_err(|fault| anyhow!("bind: {fault}"))?;
         sizes("idle", section)?;
-        runtime.launch(SLOT, &payload).await.map_err(|fault| anyhow!("launch: {fault:?}"))?;
+        runtime
+            .launch(SLOT, crate::ground::grant(), &payload)
+            .await
+            .map_err(|fault| anyhow!("launch: {fault:?}"))?;
         sizes("after a payload", section)?;
         runtime.drain(SLOT, &payload, false).await;
         runtime.clean(SLOT).await.map_err(|fault| anyhow!("clean: {fault}"))?;

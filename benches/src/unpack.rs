@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use image_store::{Attach, ImageId, Reference, Store};
+use image_store::{Attach, ImageId, Reference, RegistryAccess, Store};
 use oci_runner::{IdMap, UID_BASE, caller};
 use pilot::ports::Runtime;
 use pilot_core::{Epoch, SlotId};
@@ -146,7 +146,7 @@ fn umoci(reference: &str, folder: &Path) -> anyhow::Result<()> {
 fn store(reference: &str, folder: &Path, local: &Path, attach: Attach) -> anyhow::Result<(Store, ImageId)> {
     let store = Store::open(&folder.join("store"))?;
     let reference: Reference = format!("oci:{reference}").parse()?;
-    let image = store.ingest(&reference, &|_| {})?;
+    let image = store.ingest(&reference, &RegistryAccess::anonymous(), &|_| {})?;
     store.materialise(&image, attach, local, open_to_all())?;
     Ok((store, image))
 }
@@ -169,7 +169,10 @@ fn through_the_port(ground: &Ground, layout: &Path, section: &mut Section) -> an
             let began = now_ns();
             runtime.bind(SLOT, Epoch(epoch), &payload).await.map_err(|fault| anyhow!("bind: {fault}"))?;
             section.add("latebind", "bind of the stored image [ms]", span_ms(began, now_ns()));
-            runtime.launch(SLOT, &payload).await.map_err(|fault| anyhow!("launch: {fault:?}"))?;
+            runtime
+                .launch(SLOT, crate::ground::grant(), &payload)
+                .await
+                .map_err(|fault| anyhow!("launch: {fault:?}"))?;
             runtime.drain(SLOT, &payload, false).await;
             runtime.clean(SLOT).await.map_err(|fault| anyhow!("clean: {fault}"))?;
         }

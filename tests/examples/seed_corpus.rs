@@ -55,6 +55,7 @@ fn slot_messages() -> anyhow::Result<()> {
         ("exec", ToShim::Exec(exec)),
         ("clean", ToShim::Clean),
         ("retire", ToShim::Retire),
+        ("signal-exec", ToShim::SignalExec { id: 1, signal: 15 }),
     ];
     for (name, message) in &to_shim {
         put("to_shim", name, &wire::encode(message)?)?;

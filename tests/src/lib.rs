@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod baseline;
+pub mod chaos;
 pub mod conformance;
 pub mod fake;
 pub mod fuzz;
 pub mod images;
+pub mod registry;
 pub mod run;
+pub mod spooled;
 
 /// Says on stderr that a test could not run, in a form that `tests/run` counts.
 pub fn skipped(test: &str, missing: &str) {

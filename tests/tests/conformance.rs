@@ -8,7 +8,7 @@ use std::time::Duration;
 use pilot::config::{AttachChoice, Config};
 use pilot::payload::Payload;
 use pilot::queue::workflow::WorkflowQueue;
-use pilot::runtime::local::LocalRuntime;
+use pilot::runtime::local::{LocalRuntime, Name};
 use pilot_tests::baseline::{cgroups, descendants};
 use pilot_tests::conformance::{
     queue,
@@ -17,13 +17,14 @@ use pilot_tests::conformance::{
 };
 use pilot_tests::fake::{Deed, FakeQueue, FakeRuntime};
 use pilot_tests::run::{Site, dist};
+use pilot_tests::spooled::SpooledEntries;
 
-/// One test for each promise, for one queue adapter.
+/// One test for each promise, for one queue adapter; its time is tokio's, which stands still, or the machine's.
 macro_rules! queue_keeps {
-    ($adapter:ident, $make:expr, [$($promise:ident),* $(,)?]) => {
+    ($adapter:ident, $make:expr, $paused:literal, [$($promise:ident),* $(,)?]) => {
         mod $adapter {
             use super::*;
-            $(#[tokio::test(start_paused = true)]
+            $(#[tokio::test(start_paused = $paused)]
             async fn $promise() {
                 queue::$promise($make).await;
             })*
@@ -33,8 +34,10 @@ macro_rules! queue_keeps {
 
 macro_rules! every_queue {
     ($promises:tt) => {
-        queue_keeps!(fake_queue, FakeQueue::new, $promises);
-        queue_keeps!(workflow_queue, WorkflowQueue::new, $promises);
+        queue_keeps!(fake_queue, FakeQueue::new, true, $promises);
+        queue_keeps!(workflow_queue, WorkflowQueue::new, true, $promises);
+        // Its pauses are counted in boot time, by a thread.
+        queue_keeps!(spool_queue, SpooledEntries::new, false, $promises);
     };
 }
 
@@ -95,6 +98,7 @@ impl LocalStand {
         std::fs::create_dir(folder("logs")).expect("mkdir");
         let config = Config {
             store: folder("store"),
+            registry_access: image_store::RegistryAccess::anonymous(),
             state_dir: folder("state"),
             scratch_dir: folder("scratch"),
             shim: dist().join("payload-shim"),
@@ -104,8 +108,14 @@ impl LocalStand {
             cpu_millis: 2000,
             memory_bytes: 256 << 20,
             log_max_bytes: 1 << 20,
+            reuse: false,
+            orphan_grace_ms: 0,
+            name: "test".into(),
+            bind_ahead: 0,
+            idle_ms: None,
+            lifetime_ms: None,
         };
-        let runtime = LocalRuntime::new(&config, folder("logs")).expect("local runtime");
+        let runtime = LocalRuntime::new(&config, Name::Any).expect("local runtime");
         Some(Self { runtime, site })
     }
 
@@ -125,6 +135,10 @@ impl Stand for LocalStand {
 
     fn runtime(&self) -> &LocalRuntime {
         &self.runtime
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.site.path().join("logs")
     }
 
     fn image(&self) -> String {

@@ -75,7 +75,11 @@ fn words(progress: &Progress) -> Option<String> {
             Some(format!("{} {what}: {}", payload.name, outcome.conclusion))
         }
         Progress::Skipped { payload, because } => Some(format!("{} skipped: {}", payload.name, because.name)),
-        Progress::Prepared { .. } | Progress::Tick => None,
+        Progress::Prepared { .. }
+        | Progress::Claimed { .. }
+        | Progress::Moved { .. }
+        | Progress::Stopping
+        | Progress::Tick => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Hostile bytes at every door: the committed corpus and a fixed number of mutants of it.
 
 use pilot_tests::fuzz::run;
+use wire::pilot::{FromPilot, ToPilot};
 use wire::slot::{FromShim, Launch, ToShim};
 
 /// Enough that each byte of each seed is hit several times; few enough for seconds in a debug build.
@@ -15,6 +16,18 @@ fn no_bytes_break_the_decoder_of_messages_to_a_shim() {
 #[test]
 fn no_bytes_break_the_decoder_of_messages_from_a_shim() {
     let inputs = run("from_shim", MUTANTS, |bytes| drop(wire::decode::<FromShim>(bytes)));
+    assert!(inputs > MUTANTS);
+}
+
+#[test]
+fn no_bytes_break_the_decoder_of_messages_to_a_pilot() {
+    let inputs = run("to_pilot", MUTANTS, |bytes| drop(wire::decode::<ToPilot>(bytes)));
+    assert!(inputs > MUTANTS);
+}
+
+#[test]
+fn no_bytes_break_the_decoder_of_messages_from_a_pilot() {
+    let inputs = run("from_pilot", MUTANTS, |bytes| drop(wire::decode::<FromPilot>(bytes)));
     assert!(inputs > MUTANTS);
 }
 

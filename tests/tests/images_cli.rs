@@ -231,3 +231,62 @@ fn the_schema_is_json_and_knows_every_field() {
     }
     site.assert_baseline();
 }
+
+#[test]
+fn images_of_a_registry_are_pulled_run_counted_and_verified() {
+    let Some(site) = Site::new("images_of_a_registry_are_pulled_run_counted_and_verified") else { return };
+    let registry = pilot_tests::registry::Misbehaving::start();
+    let base = busybox_layer(LayerBuilder::new()).and_then(|layer| Ok(layer.finish(Compression::Gzip)?));
+    let base = base.expect("busybox");
+    registry.add("1", &shell(), vec![base.clone()]);
+    registry.add("2", &shell(), vec![base, small_layer()]);
+    let name = |tag: &str| format!("docker://{}/t:{tag}", registry.host());
+    let pulled = site.ask(&["images", "pull", &name("1"), &name("2"), "--output", "json"]);
+    pulled.assert_code(0);
+    assert_eq!(pulled.events().len(), 2, "{}", pulled.stdout);
+    assert!(pulled.events().iter().all(|event| event["private"] == false), "{}", pulled.stdout);
+    let again = site.ask(&["images", "pull", &name("1")]);
+    again.assert_code(0);
+    assert!(again.stdout.contains("was stored"), "{}", again.stdout);
+    let df = site.ask(&["images", "df", "--output", "json"]);
+    df.assert_code(0);
+    let usage = &df.events()[0];
+    assert_eq!(usage["images"].as_array().map(Vec::len), Some(2));
+    assert!(
+        usage["images"]
+            .as_array()
+            .expect("images")
+            .iter()
+            .all(|image| image["shared_bytes"].as_u64() > Some(0))
+    );
+    assert_eq!(usage["part_bytes"], 0);
+    assert!(site.ask(&["images", "df"]).stdout.contains("RM FREES"));
+    site.ask(&["images", "verify"]).assert_code(0);
+    let ran = site.run(&flow(&[
+        good(),
+        payload("far", &format!("image: \"{}\", command: [/bin/cat, /etc/motto]", name("2"))),
+    ]));
+    ran.assert_code(0);
+    assert_eq!(site.log("far", "stdout"), "as it was\n");
+    let none = site.ask(&["images", "pull", &name("3")]);
+    none.assert_code(64);
+    assert!(none.stderr.lines().count() == 1 && none.stderr.contains("podman login"), "{}", none.stderr);
+    registry.fault_any(
+        "",
+        pilot_tests::registry::Fault::Status(503, vec![("Retry-After", "999".to_owned())]),
+        99,
+    );
+    site.ask(&["images", "pull", &name("4")]).assert_code(69);
+    // One byte of one content is turned.
+    let files = site.path().join("store/files");
+    let fan = std::fs::read_dir(&files).expect("files").next().expect("a folder").expect("entry").path();
+    let object = std::fs::read_dir(&fan).expect("folder").next().expect("a file").expect("entry").path();
+    let bytes = std::fs::read(&object).expect("read");
+    std::fs::remove_file(&object).expect("remove");
+    std::fs::write(&object, [&bytes[..bytes.len() - 1], &[!bytes[bytes.len() - 1]]].concat()).expect("write");
+    let verified = site.ask(&["images", "verify"]);
+    verified.assert_code(1);
+    assert!(verified.stdout.contains("damaged: content sha256:"), "{}", verified.stdout);
+    drop(registry);
+    site.assert_baseline();
+}

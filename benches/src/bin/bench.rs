@@ -4,12 +4,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, ValueEnum};
 use pilot_benches::ground::Ground;
 use pilot_benches::peers::command;
-use pilot_benches::{bind, machine, report, shim, tree, unpack};
+use pilot_benches::throughput::Amount;
+use pilot_benches::{bind, idle, machine, pull, queue, report, shim, throughput, tree, unpack};
 use serde_json::{Value, json};
 
 /// Whom the benchmark also runs as when root starts it: an id that owns nothing.
@@ -33,12 +35,15 @@ enum Command {
 
 #[derive(Args, Clone, Debug)]
 struct Measure {
-    /// Folder with payload-shim
+    /// Folder with pilot and payload-shim
     #[arg(long)]
     dist: PathBuf,
-    /// The static program made from first.c
+    /// Folder with what is made from the C files: first, least and loop
     #[arg(long)]
-    first: PathBuf,
+    programs: PathBuf,
+    /// Folder with HyperQueue's Python packages
+    #[arg(long)]
+    hyperqueue: Option<PathBuf>,
     /// Where the results go
     #[arg(long)]
     out: PathBuf,
@@ -48,9 +53,18 @@ struct Measure {
     /// Starts of each competitor
     #[arg(long, default_value_t = 200)]
     rounds: u32,
-    /// Times that each competitor unpacks each image
+    /// Times that each competitor pulls and unpacks each image
     #[arg(long, default_value_t = 3)]
     unpack_rounds: u32,
+    /// Turns of each competitor in throughput, and of each length of the queue
+    #[arg(long, default_value_t = 5)]
+    turns: u32,
+    /// Payloads of a turn of warm throughput; a tenth of it cold
+    #[arg(long, default_value_t = 3000)]
+    payloads: u32,
+    /// Seconds for which an idle pilot is looked at
+    #[arg(long, default_value_t = 30)]
+    idle_s: u64,
     /// A layout written before
     #[arg(long, hide = true)]
     layout: Option<PathBuf>,
@@ -60,7 +74,18 @@ struct Measure {
 enum What {
     Bind,
     Shim,
+    Throughput,
+    Queue,
+    Idle,
     Unpack,
+    Pull,
+}
+
+impl What {
+    /// Whether it fills the disk, which slows down what comes after it.
+    fn is_heavy(self) -> bool {
+        matches!(self, Self::Unpack | Self::Pull)
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -76,23 +101,26 @@ fn main() -> anyhow::Result<()> {
 
 fn measure(mut arguments: Measure) -> anyhow::Result<()> {
     if arguments.only.is_empty() {
-        arguments.only = vec![What::Bind, What::Shim, What::Unpack];
+        arguments.only = What::value_variants().to_vec();
     }
+    // The pilot is started in folders of its own.
+    arguments.dist = std::path::absolute(&arguments.dist)?;
+    arguments.programs = std::path::absolute(&arguments.programs)?;
+    arguments.hyperqueue = arguments.hyperqueue.map(std::path::absolute).transpose()?;
     let shared = tempfile::Builder::new().prefix("latebind-bench-").tempdir()?;
     open(shared.path())?;
-    if arguments.only.contains(&What::Unpack) && arguments.layout.is_none() {
+    if arguments.only.iter().any(|what| what.is_heavy()) && arguments.layout.is_none() {
         let layout = shared.path().join("layout");
-        tree::write_layout(&layout, &arguments.first)?;
+        tree::write_layout(&layout, &arguments.programs.join("first"))?;
         open(&layout)?;
         arguments.layout = Some(layout);
     }
     let description = machine::describe(shared.path());
     // It stays until the end: deleting its files would slow down what comes next (see unpack.rs).
-    let ground = Ground::new(&arguments.dist, &arguments.first)?;
+    let ground = Ground::new(&arguments.dist, &arguments.programs)?;
     let mut measured = kept(&arguments)?;
     // What fills the disk comes last, for both users.
-    let (heavy, light): (Vec<What>, Vec<What>) =
-        arguments.only.iter().partition(|what| **what == What::Unpack);
+    let (heavy, light): (Vec<What>, Vec<What>) = arguments.only.iter().partition(|what| what.is_heavy());
     for only in [light, heavy].into_iter().filter(|only| !only.is_empty()) {
         let part = Measure { only, ..arguments.clone() };
         measured.extend(sections(&part, &ground)?);
@@ -105,7 +133,7 @@ fn measure(mut arguments: Measure) -> anyhow::Result<()> {
         .with_context(|| format!("write {}", arguments.out.display()))
 }
 
-/// Earlier results of what is not measured now.
+/// Earlier results of what is not measured now, each with the kernel that it was measured on.
 fn kept(arguments: &Measure) -> anyhow::Result<Vec<Value>> {
     let Ok(earlier) = fs::read(&arguments.out) else { return Ok(Vec::new()) };
     let earlier: Value = serde_json::from_slice(&earlier).context("read the earlier results")?;
@@ -113,25 +141,45 @@ fn kept(arguments: &Measure) -> anyhow::Result<Vec<Value>> {
         let names = arguments.only.iter().filter_map(ValueEnum::to_possible_value);
         names.into_iter().any(|name| section["section"] == name.get_name())
     };
-    Ok(earlier["sections"]
+    let mut kept: Vec<Value> = earlier["sections"]
         .as_array()
         .into_iter()
         .flatten()
         .filter(|section| !again(section))
         .cloned()
-        .collect())
+        .collect();
+    for section in &mut kept {
+        if section["kernel"].is_null() {
+            section["kernel"] = earlier["machine"]["kernel"].clone();
+        }
+    }
+    Ok(kept)
 }
 
 fn sections(arguments: &Measure, ground: &Ground) -> anyhow::Result<Vec<Value>> {
     let mut sections = Vec::new();
+    let amount = Amount {
+        turns: arguments.turns,
+        warm: arguments.payloads,
+        cold: arguments.payloads / 10,
+        hyperqueue: arguments.hyperqueue.as_deref(),
+    };
     for what in &arguments.only {
         sections.push(match (what, &arguments.layout) {
             (What::Bind, _) => bind::measure(ground, arguments.rounds).context("bind")?,
             (What::Shim, _) => shim::measure(ground, arguments.rounds).context("shim")?,
+            (What::Throughput, _) => throughput::measure(ground, amount).context("throughput")?,
+            (What::Queue, _) => queue::measure(ground, arguments.turns).context("queue")?,
+            (What::Idle, _) => {
+                idle::measure(ground, Duration::from_secs(arguments.idle_s)).context("idle")?
+            }
             (What::Unpack, Some(layout)) => {
                 unpack::measure(ground, layout, arguments.unpack_rounds).context("unpack")?
             }
-            (What::Unpack, None) => continue,
+            (What::Pull, Some(layout)) => {
+                pull::measure(ground, layout, arguments.unpack_rounds).context("pull")?
+            }
+            (What::Unpack | What::Pull, None) => continue,
         });
     }
     Ok(sections)
@@ -146,8 +194,18 @@ fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Vec<Value>> {
         Ok(to)
     };
     let program = copy(&std::env::current_exe()?, "bench")?;
-    let first = copy(&arguments.first, "first")?;
-    copy(&arguments.dist.join("payload-shim"), "payload-shim")?;
+    for name in ["first", "least", "loop"] {
+        copy(&arguments.programs.join(name), name)?;
+    }
+    for name in ["pilot", "payload-shim"] {
+        copy(&arguments.dist.join(name), name)?;
+    }
+    let hyperqueue = arguments.hyperqueue.as_ref().map(|packages| {
+        let to = shared.join("packages");
+        let status = command("cp").arg("-rT").arg(packages).arg(&to).status();
+        status.context("copy HyperQueue").map(|_| to)
+    });
+    let hyperqueue = hyperqueue.transpose()?;
     let home = shared.join("h");
     fs::create_dir_all(&home)?;
     std::os::unix::fs::chown(&home, Some(USER.parse()?), Some(USER.parse()?))?;
@@ -158,14 +216,18 @@ fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Vec<Value>> {
     for variable in ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"] {
         user.env(variable, &home);
     }
-    user.arg("--dist").arg(shared).arg("--first").arg(first).arg("--out").arg(&out);
+    user.arg("--dist").arg(shared).arg("--programs").arg(shared).arg("--out").arg(&out);
     for what in arguments.only.iter().filter_map(ValueEnum::to_possible_value) {
         user.args(["--only", what.get_name()]);
     }
     user.args(["--rounds", &arguments.rounds.to_string()]);
     user.args(["--unpack-rounds", &arguments.unpack_rounds.to_string()]);
-    if let Some(layout) = &arguments.layout {
-        user.arg("--layout").arg(layout);
+    user.args(["--turns", &arguments.turns.to_string(), "--payloads", &arguments.payloads.to_string()]);
+    user.args(["--idle-s", &arguments.idle_s.to_string()]);
+    for (flag, path) in [("--layout", &arguments.layout), ("--hyperqueue", &hyperqueue)] {
+        if let Some(path) = path {
+            user.arg(flag).arg(path);
+        }
     }
     let status = user.current_dir(&home).status().context("start setpriv")?;
     anyhow::ensure!(status.success(), "as user {USER}: {status}");

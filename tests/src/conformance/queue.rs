@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pilot::ports::{Claimed, Offer, Queue, Reported};
+use pilot::ports::{Claimed, Offer, Queue, Renewed, Reported};
 use pilot::queue::workflow::Entry;
 use pilot_core::{ClaimId, Conclusion, ExitStatus, Fault, FaultClass, Outcome, ReleaseWhy, StopCause, Usage};
 
@@ -92,7 +92,8 @@ pub async fn a_claim_is_bounded_and_gives_nothing_twice<Q: Queue>(make: impl Fn(
 pub async fn a_claim_has_one_answer<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
     let queue = make(entries(2));
     let (reported, released) = (one(&queue).await.claim, one(&queue).await.claim);
-    queue.renew(reported).await.expect("held");
+    let held = queue.renew(reported).await.expect("renew");
+    assert!(matches!(held, Renewed::Extended(_)), "{held:?}");
     queue.report(reported, success()).await.expect("report");
     queue.release(released, ReleaseWhy::Closed).await.expect("release");
     for claim in [reported, released, ClaimId(u64::MAX)] {
@@ -101,7 +102,7 @@ pub async fn a_claim_has_one_answer<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
             queue.release(claim, ReleaseWhy::NoRoom).await.is_err(),
             "{claim} was released a second time"
         );
-        assert!(queue.renew(claim).await.is_err(), "{claim} is held by no one");
+        assert_eq!(queue.renew(claim).await.expect("renew"), Renewed::Lost, "{claim} is held by no one");
     }
     let again = one(&queue).await;
     assert_eq!(
@@ -223,4 +224,57 @@ pub async fn a_wait_ends_when_there_may_be_something<Q: Queue>(make: impl Fn(Vec
     let woken = tokio::time::timeout(soon, queue.wait_ready()).await;
     assert!(woken.is_ok(), "what came between the claim and the wait was missed");
     assert_eq!(one(&queue).await.payload.name.as_str(), "third");
+}
+
+/// Two pilots ask the same queue as fast as they can: each payload is accepted once, whoever has it, and both end.
+pub async fn two_pilots_share_and_each_payload_is_accepted_once<Q: Queue>(one: Q, two: Q, count: usize) {
+    async fn serve(queue: &impl Queue) -> Vec<String> {
+        let mut accepted = Vec::new();
+        loop {
+            match queue.claim(3).await.expect("claim") {
+                Claimed::Offers(offers) => {
+                    for offer in offers {
+                        queue.report(offer.claim, success()).await.expect("report");
+                        accepted.push(offer.payload.name.to_string());
+                    }
+                }
+                Claimed::Empty => {
+                    tokio::time::timeout(LONG, queue.wait_ready()).await.expect("woken");
+                }
+                Claimed::Closed => return accepted,
+            }
+        }
+    }
+    let (mut accepted, theirs) = tokio::join!(serve(&one), serve(&two));
+    accepted.extend(theirs);
+    accepted.sort();
+    let unique: BTreeSet<&String> = accepted.iter().collect();
+    assert_eq!((accepted.len(), unique.len()), (count, count));
+}
+
+/// A pilot that does not renew in time loses the payload to another one, and whatever it says of it is refused.
+pub async fn a_lost_lease_is_the_other_pilots<Q: Queue>(slow: Q, quick: Q) {
+    let lost = one(&slow).await;
+    assert!(lost.lease.is_some(), "who shares gives leases");
+    let won = next(&quick).await;
+    assert_eq!(won.payload.name, lost.payload.name);
+    assert_eq!((won.terms.attempt, won.claim == lost.claim), (2, false));
+    assert_eq!(slow.renew(lost.claim).await.expect("renew"), Renewed::Lost);
+    let refused = slow.report(lost.claim, exit(1)).await.expect_err("it is the other's");
+    assert_ne!(refused.class, FaultClass::Retry, "there is no use in saying it again");
+    slow.release(lost.claim, ReleaseWhy::NoRoom).await.expect_err("it is the other's");
+    quick.report(won.claim, success()).await.expect("report");
+}
+
+/// A lease that is renewed in time goes on, however long.
+pub async fn a_renewed_lease_goes_on<Q: Queue>(held: Q, other: Q) {
+    let offer = one(&held).await;
+    let span = offer.lease.expect("who shares gives leases");
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(span.renew_after_ms)).await;
+        let renewed = held.renew(offer.claim).await.expect("renew");
+        assert_eq!(renewed, Renewed::Extended(Some(span)));
+        assert!(offers(&other, 1).await.is_empty());
+    }
+    held.report(offer.claim, success()).await.expect("report");
 }

@@ -1,13 +1,14 @@
 //! The promises of [`Runtime`] about slots and what runs in them. A [`Stand`] is one runtime with two slots and an image in which every [`Deed`] can be done.
 
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use pilot::payload::{Payload, StageClass};
-use pilot::ports::{Ended, LaunchFault, Runtime};
-use pilot_core::{Drained, Epoch, ExitStatus, Fault, Signal, SlotId};
+use pilot::ports::{Ended, Grant, LaunchFault, Runtime};
+use pilot_core::{ClaimId, Drained, Epoch, ExitStatus, Fault, Signal, SlotId};
 
 use super::stages::producer_and_consumer;
 use crate::fake::{Deed, payload};
@@ -29,6 +30,10 @@ pub trait Stand {
     fn image(&self) -> String;
     /// A command in that image. [`Deed::Hang`] and [`Deed::IgnoreTerm`] show that they run.
     fn command(&self, deed: &Deed) -> Vec<String>;
+    /// Where payloads' logs go.
+    fn logs(&self) -> PathBuf {
+        PathBuf::new()
+    }
     /// Resolves when the launched payload runs and would get a signal.
     fn until_running(&self, payload: &Payload) -> impl Future<Output = ()>;
     /// Processes, files and mounts of slots, each named; nothing when every slot is clean.
@@ -60,7 +65,12 @@ impl<S: Stand> Trial<S> {
     }
 
     pub(super) fn payload(&self, name: &str, deed: &Deed) -> Payload {
-        Payload { image: self.stand.image(), command: Some(self.stand.command(deed)), ..payload(name) }
+        Payload {
+            image: self.stand.image(),
+            command: Some(self.stand.command(deed)),
+            logs: self.stand.logs(),
+            ..payload(name)
+        }
     }
 
     fn next_epoch(&self) -> Epoch {
@@ -80,7 +90,18 @@ impl<S: Stand> Trial<S> {
     /// Binds and launches; the slot is left to be drained.
     pub(super) async fn launch(&self, slot: SlotId, payload: &Payload) -> Ended {
         self.bind(slot, payload).await.expect("bind");
-        self.runtime().launch(slot, payload).await.expect("launch")
+        self.runtime().launch(slot, grant(), payload).await.expect("launch")
+    }
+
+    /// Why a payload is not started: at its bind, or at its launch.
+    pub(super) async fn refused(&self, slot: SlotId, payload: &Payload) -> Fault {
+        if let Err(fault) = self.bind(slot, payload).await {
+            return fault;
+        }
+        match self.runtime().launch(slot, grant(), payload).await {
+            Err(LaunchFault::NotStarted(fault)) => fault,
+            other => panic!("{} was to be refused: {other:?}", payload.name),
+        }
     }
 
     /// The whole way, as the driver goes it.
@@ -105,7 +126,7 @@ impl<S: Stand> Trial<S> {
     async fn leave_running(&self, slot: SlotId, payload: &Payload) {
         self.bind(slot, payload).await.expect("bind");
         let ended: Option<Result<Ended, LaunchFault>> = tokio::select! {
-            ended = self.runtime().launch(slot, payload) => Some(ended),
+            ended = self.runtime().launch(slot, grant(), payload) => Some(ended),
             () = self.stand.until_running(payload) => None,
         };
         assert_eq!(ended, None, "it was to run until it is told to end");
@@ -125,6 +146,11 @@ impl<S: Stand> Trial<S> {
         }
         assert_eq!(self.stand.leftovers(), Vec::<String>::new());
     }
+}
+
+/// The right to launch; which one is nothing to these promises.
+pub(super) fn grant() -> Grant {
+    Grant { epoch: Epoch(1), claim: ClaimId(1), key: String::new() }
 }
 
 /// Polls a call at most so often and drops it; its answer, if it came.
@@ -183,7 +209,7 @@ async fn signalled<S: Stand>(trial: &Trial<S>, deed: &Deed, signals: &[Signal]) 
             trial.runtime().signal(HERE, *signal);
         }
     };
-    let (ended, ()) = tokio::join!(trial.runtime().launch(HERE, &payload), signal);
+    let (ended, ()) = tokio::join!(trial.runtime().launch(HERE, grant(), &payload), signal);
     trial.undo(HERE, &payload).await;
     ended.expect("launch").exit.status
 }
@@ -230,9 +256,9 @@ pub async fn slots_side_by_side_see_nothing_of_each_other<S: Stand>(trial: &Tria
     let find = trial.payload("finds", &Deed::Find("trace".into()));
     let (left, right) = tokio::join!(trial.bind(HERE, &leave), trial.bind(THERE, &find));
     assert_eq!((left, right), (Ok(()), Ok(())));
-    let ended = trial.runtime().launch(HERE, &leave).await.expect("launch");
+    let ended = trial.runtime().launch(HERE, grant(), &leave).await.expect("launch");
     assert_eq!(ended.exit.status, ExitStatus::SUCCESS);
-    let ended = trial.runtime().launch(THERE, &find).await.expect("launch");
+    let ended = trial.runtime().launch(THERE, grant(), &find).await.expect("launch");
     assert_eq!(ended.exit.status, ExitStatus::SUCCESS, "the file of the other slot was found");
     trial.undo(HERE, &leave).await;
     trial.undo(THERE, &find).await;
@@ -261,7 +287,7 @@ pub async fn a_launch_dropped_at_any_await_can_be_undone<S: Stand>(trial: &Trial
     let payload = trial.payload("leaves", &Deed::Leave("trace".into()));
     for polls in 1..=POLLS_MAX {
         trial.bind(HERE, &payload).await.expect("bind");
-        let ended = polled(trial.runtime().launch(HERE, &payload), polls).await;
+        let ended = polled(trial.runtime().launch(HERE, grant(), &payload), polls).await;
         trial.undo(HERE, &payload).await;
         assert_eq!(trial.stand.leftovers(), Vec::<String>::new(), "after {polls} polls");
         if let Some(ended) = ended {

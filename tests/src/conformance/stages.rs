@@ -47,7 +47,7 @@ pub async fn an_output_that_is_not_committed_is_dropped<S: Stand>(trial: &Trial<
         let ended = trial.launch(HERE, &producer).await;
         assert_eq!(ended.exit.status, ExitStatus::SUCCESS);
         trial.undo(HERE, &producer).await;
-        let fault = trial.bind(THERE, &consumer).await.expect_err("the stage must be gone");
+        let fault = trial.refused(THERE, &consumer).await;
         assert_eq!(fault.class, FaultClass::Retry, "{fault}");
         trial.undo(THERE, &consumer).await;
     }
@@ -79,7 +79,7 @@ pub async fn a_stage_goes_with_its_last_reader<S: Stand>(trial: &Trial<S>) {
     trial.runtime().settle(&consumer);
     trial.run_well(THERE, &other).await;
     trial.runtime().settle(&other);
-    let fault = trial.bind(THERE, &other).await.expect_err("the stage must be gone");
+    let fault = trial.refused(THERE, &other).await;
     assert_eq!(fault.class, FaultClass::Retry, "{fault}");
     trial.undo(THERE, &other).await;
     trial.assert_as_new().await;

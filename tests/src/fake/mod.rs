@@ -57,6 +57,8 @@ pub fn payload(text: &str) -> Payload {
         outputs: Vec::new(),
         writable_root: false,
         host_network: false,
+        logs: std::path::PathBuf::new(),
+        registry_auth: None,
     }
 }
 

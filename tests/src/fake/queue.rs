@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pilot::ports::{Claimed, Offer, Queue, Reported, Terms};
+use pilot::ports::{Claimed, Offer, Queue, Renewed, Reported, Terms};
 use pilot::queue::workflow::Entry;
 use pilot_core::{ClaimId, Fault, FaultClass, Outcome, ReleaseWhy};
 use tokio::sync::Notify;
@@ -160,7 +160,7 @@ impl Queue for FakeQueue {
                 at_most_once: entry.at_most_once,
                 attempt: books.tries[index],
             };
-            offers.push(Offer { claim, payload: entry.payload.clone(), terms });
+            offers.push(Offer { claim, payload: entry.payload.clone(), terms, lease: None });
         }
         let open = books.states.iter().any(|state| matches!(state, State::Waiting { .. } | State::Claimed));
         Ok(match (offers.is_empty(), open) {
@@ -170,11 +170,13 @@ impl Queue for FakeQueue {
         })
     }
 
-    async fn renew(&self, claim: ClaimId) -> Result<(), Fault> {
-        if self.lock().claims.contains_key(&claim) {
-            return Ok(());
-        }
-        Err(Fault::new(FaultClass::Pilot, format!("{claim} is not held")))
+    async fn wait_cancelled(&self) -> ClaimId {
+        std::future::pending().await
+    }
+
+    async fn renew(&self, claim: ClaimId) -> Result<Renewed, Fault> {
+        let held = self.lock().claims.contains_key(&claim);
+        Ok(if held { Renewed::Extended(None) } else { Renewed::Lost })
     }
 
     async fn report(&self, claim: ClaimId, outcome: Outcome) -> Result<Reported, Fault> {

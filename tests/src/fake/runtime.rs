@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pilot::payload::Payload;
-use pilot::ports::{Ended, LaunchFault, Prepared, Runtime};
+use pilot::ports::{Ended, Grant, LaunchFault, Prepared, Runtime};
 use pilot_core::{
     Demand, Drained, Epoch, Exit, ExitStatus, Fault, FaultClass, Signal, SlotId, StopCause, Usage,
 };
@@ -232,7 +232,7 @@ impl Runtime for FakeRuntime {
         bound
     }
 
-    async fn launch(&self, slot: SlotId, payload: &Payload) -> Result<Ended, LaunchFault> {
+    async fn launch(&self, slot: SlotId, _grant: Grant, payload: &Payload) -> Result<Ended, LaunchFault> {
         self.note(format!("launch {} {}", slot.0, payload.name));
         let _under_way = self.enter(slot, "launch");
         let launched = self.lock().launch(slot, payload);
@@ -281,6 +281,8 @@ impl Runtime for FakeRuntime {
         tokio::task::yield_now().await;
         self.lock().clean(slot).map(|()| false)
     }
+
+    async fn close(&self) {}
 
     fn settle(&self, payload: &Payload) {
         self.note(format!("settle {}", payload.name));

@@ -19,7 +19,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    pub(super) fn from(output: &std::process::Output) -> Self {
+    pub(crate) fn from(output: &std::process::Output) -> Self {
         let code = output.status.code().or_else(|| output.status.signal().map(|signal| 128 + signal));
         Self {
             code: code.unwrap_or(-1),
