@@ -18,7 +18,7 @@ use rustix::mount::{
     UnmountFlags,
 };
 
-use crate::prepare::{LOCKED, Place, Prepared, Source, SourceKind, Step};
+use crate::prepare::{LOCKED, MQUEUE, Place, Prepared, Source, SourceKind, Step};
 use crate::sys::{self, MountAttributes};
 
 /// A step that failed, by its place in the plan.
@@ -146,7 +146,11 @@ impl Prepared {
         attributes: MountAttrFlags,
     ) -> Result<(), Errno> {
         let target = self.resolve(&place.whole)?;
-        let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let context = match rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
+            // A kernel without message queues: then there are none to be found.
+            Err(Errno::NODEV) if kind == MQUEUE => return Ok(()),
+            context => context?,
+        };
         for (key, value) in options {
             rustix::mount::fsconfig_set_string(context.as_fd(), *key, &**value)?;
         }

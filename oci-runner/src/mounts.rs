@@ -53,6 +53,12 @@ pub enum MountStep {
         /// Where.
         target: PathBuf,
     },
+    /// Mount the POSIX message queues of the new ipc namespace, so that who cleans up finds them (mq_overview(7)). Left out by a
+    /// kernel that has none.
+    Mqueue {
+        /// Where.
+        target: PathBuf,
+    },
     /// Show a host file or folder.
     Bind {
         /// Path on the host.
@@ -131,6 +137,7 @@ impl MountStep {
             | Self::Tmpfs { target, .. }
             | Self::Proc { target }
             | Self::Devpts { target }
+            | Self::Mqueue { target }
             | Self::Bind { target, .. }
             | Self::ReadOnly { target } => target,
         }
@@ -151,6 +158,7 @@ impl fmt::Display for MountStep {
             }
             Self::Proc { target } => write!(f, "mount proc on {}", target.display()),
             Self::Devpts { target } => write!(f, "mount devpts on {}", target.display()),
+            Self::Mqueue { target } => write!(f, "mount mqueue on {}", target.display()),
             Self::Bind { source, target, access, optional } => {
                 let access = match access {
                     Access::ReadOnly => "ro,nosuid,nodev",

@@ -135,6 +135,8 @@ fn standard(steps: &mut Vec<MountStep>, below: &mut Below, shm_bytes: u64) {
     }
     steps.push(MountStep::Dir { target: "/dev/pts".into(), mode: 0o755 });
     steps.push(MountStep::Devpts { target: "/dev/pts".into() });
+    steps.push(MountStep::Dir { target: "/dev/mqueue".into(), mode: 0o755 });
+    steps.push(MountStep::Mqueue { target: "/dev/mqueue".into() });
     steps.push(MountStep::Dir { target: "/dev/shm".into(), mode: 0o755 });
     tmpfs(&Tmpfs { target: "/dev/shm".into(), size_bytes: shm_bytes, inodes: 0, mode: 0o1777 }, steps, below);
     // A sysfs of our own would need a network namespace of our own.

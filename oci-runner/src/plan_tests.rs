@@ -74,6 +74,8 @@ make link /dev/stderr -> /proc/self/fd/2
 make link /dev/ptmx -> pts/ptmx
 make folder /dev/pts mode=755
 mount devpts on /dev/pts
+make folder /dev/mqueue mode=755
+mount mqueue on /dev/mqueue
 make folder /dev/shm mode=755
 mount tmpfs on /dev/shm size=1048576 mode=1777
 bind /sys on /sys ro,nosuid,nodev

@@ -14,6 +14,9 @@ use rustix::mount::MountAttrFlags;
 
 use crate::mounts::{Access, MountStep, RootMount};
 
+/// The file system of POSIX message queues.
+pub(crate) const MQUEUE: &CStr = c"mqueue";
+
 /// What no mount of a container allows.
 pub(crate) const LOCKED: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
@@ -132,6 +135,9 @@ fn prepare(at: usize, step: &MountStep, sources: &mut Vec<Source>) -> Result<Ste
             let options = vec![(c"ptmxmode", c"0666".to_owned()), (c"mode", c"0620".to_owned())];
             let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
             Step::Mount { place: place(target)?, kind: c"devpts", options, attributes }
+        }
+        MountStep::Mqueue { target } => {
+            Step::Mount { place: place(target)?, kind: MQUEUE, options: Vec::new(), attributes: LOCKED }
         }
         MountStep::Bind { source, target, access, optional } => {
             let attributes = match access {

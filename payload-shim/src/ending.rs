@@ -156,6 +156,7 @@ impl Shim {
         let mut report = CleanReport { processes: killed, ..CleanReport::default() };
         clean::folders(ROOTS, &mut report);
         ipc::remove_own(geteuid().as_raw(), &mut report);
+        sys::clear_keyrings();
         if Standing::now() != self.standing || self.processes.check().is_err() {
             report.failures = report.failures.saturating_add(1);
         }

@@ -150,6 +150,8 @@ impl Shim {
     /// # Errors
     /// When the kernel refuses a descriptor, or there is no process table of our own.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
+        // What can't be had without keyrings need not be kept from payloads.
+        let _ = sys::join_session_keyring();
         let signals = sys::signal_descriptor(&[libc::SIGTERM, libc::SIGCHLD]).map_err(StartError::Signals)?;
         let processes = Processes::open();
         processes.check().map_err(|errno| StartError::Processes(errno.into()))?;

@@ -275,6 +275,33 @@ pub(crate) fn remove_ipc(kind: IpcKind, id: i32) -> Result<()> {
     .map(|_| ())
 }
 
+/// Gives this process a session keyring of its own, in place of the one that its pilot was started with (session-keyring(7)).
+///
+/// # Errors
+/// As keyctl(2).
+pub(crate) fn join_session_keyring() -> Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name is what asks for an anonymous keyring; nothing is read or written.
+    check_long(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) })
+}
+
+/// Empties the keyrings that processes of this session and user share (keyrings(7)).
+pub(crate) fn clear_keyrings() {
+    const CLEAR: libc::c_int = 7;
+    const SESSION: libc::c_int = -3;
+    const USER: libc::c_int = -4;
+    const USER_SESSION: libc::c_int = -5;
+    for keyring in [SESSION, USER, USER_SESSION] {
+        // SAFETY: plain numbers. A kernel or a filter without keyrings leaves nothing to clear.
+        let _ = unsafe { libc::syscall(libc::SYS_keyctl, CLEAR, keyring) };
+    }
+}
+
+fn check_long(answer: libc::c_long) -> Result<()> {
+    if answer < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Everything the child needs, as pointers and numbers.
 struct Child<'a> {
     candidates: &'a [*const libc::c_char],

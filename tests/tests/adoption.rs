@@ -36,7 +36,12 @@ fn outcome(row: &Row) -> String {
 
 fn assert_done(site: &Site, run: RunId, name: &str, tries: u32) {
     let row = row(site, run, name);
-    assert_eq!((row.state, row.attempt), (State::Succeeded, tries), "{:?}", brief(std::slice::from_ref(&row)));
+    assert_eq!(
+        (row.state, row.attempt),
+        (State::Succeeded, tries),
+        "{:?}",
+        brief(std::slice::from_ref(&row))
+    );
 }
 
 /// The processes of payloads, with neither shim nor holder.

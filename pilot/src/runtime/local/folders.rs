@@ -20,7 +20,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use oci_runner::remove_tree;
@@ -152,7 +152,10 @@ impl PilotFolders {
             fs::write(&path, b"").map_err(|source| FolderError::Make { path, source })?;
         }
         let shared = state_dir.to_path_buf();
-        Ok((Self { id: name.to_owned(), state, scratch, shared, serves: true, new, _lock: lock }, swept))
+        // Cgroups have one common folder: pilots of one name with different state folders must not take each other's.
+        let own = fs::metadata(&state).map_err(|source| FolderError::Make { path: state.clone(), source })?;
+        let id = format!("{name}-{:x}.{:x}", own.dev(), own.ino());
+        Ok((Self { id, state, scratch, shared, serves: true, new, _lock: lock }, swept))
     }
 
     /// Whether another pilot of this name may come after this one.
@@ -198,7 +201,7 @@ impl PilotFolders {
         self.scratch.join("stages")
     }
 
-    /// This pilot's ID; also the word in the names of its cgroups.
+    /// The word in the names of this pilot's cgroups: no other pilot has it, and the next one of its name has it again.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
