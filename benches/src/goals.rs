@@ -67,6 +67,18 @@ const GOALS: &[Goal] = &[
         (0.5, "/s"),
     ),
     share(
+        "warm payloads a second, `run` with four slots, of a bare vfork loop",
+        "throughput",
+        ["latebind run, four slots/warm", "bare loop/warm"],
+        (0.5, "/s"),
+    ),
+    share(
+        "warm payloads a second, `serve` with four slots, of a bare vfork loop",
+        "throughput",
+        ["latebind submit and serve, four slots/warm", "bare loop/warm"],
+        (0.5, "/s"),
+    ),
+    share(
         "warm payloads a second, `run`, of HyperQueue",
         "throughput",
         ["latebind run/warm", "hyperqueue/warm"],

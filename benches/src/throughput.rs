@@ -18,6 +18,8 @@ use crate::site::{PROCESSORS, Site, forget_spool};
 /// The small amount of work that is taken off.
 const FEW: u32 = 100;
 const FEW_COLD: u32 = 10;
+/// The loop gets more, so that its turn is as long as ours: its pace changes with where the scheduler puts its children.
+const LOOP_SHARE: u32 = 4;
 /// HyperQueue gets fewer: it takes its time.
 const HYPERQUEUE_SHARE: u32 = 4;
 /// Podman takes a tenth of a second each.
@@ -114,8 +116,8 @@ fn rate(who: Who, ground: &Ground, [two, four]: [&Site; 2], amount: Amount<'_>) 
             (run(ground, site, FEW, "true")?, run(ground, site, many, "true")?, many - FEW)
         }
         Who::Serve | Who::ServeFour => (serve(ground, site, FEW)?, serve(ground, site, many)?, many - FEW),
-        Who::Loop => (0.0, loops(ground, many, 1)?, many),
-        Who::TwoLoops => (0.0, loops(ground, many, 2)?, 2 * many),
+        Who::Loop => (0.0, loops(ground, LOOP_SHARE * many, 1)?, LOOP_SHARE * many),
+        Who::TwoLoops => (0.0, loops(ground, LOOP_SHARE * many, 2)?, 2 * LOOP_SHARE * many),
         Who::HyperQueue => {
             let packages = amount.hyperqueue.context("it is not installed")?;
             let many = many / HYPERQUEUE_SHARE;
@@ -163,10 +165,12 @@ fn loops(ground: &Ground, count: u32, at_once: usize) -> anyhow::Result<f64> {
 fn hyperqueue(ground: &Ground, packages: &Path, many: u32) -> anyhow::Result<[f64; 2]> {
     let script = ground.path("tasks.py");
     std::fs::write(&script, include_str!("../tasks.py"))?;
+    // What its server leaves in TMPDIR goes with the ground.
     let mut command = command("python3");
     command.arg(script).arg(ground.program("least")).args([FEW, many, 1].map(|number| number.to_string()));
     command
         .env("PYTHONPATH", packages)
+        .env("TMPDIR", ground.path(""))
         .env("HOME", ground.path(""))
         .current_dir(ground.path(""))
         .stdin(Stdio::null());
