@@ -203,6 +203,8 @@ fn open(file: &Path, busy: Duration) -> Result<Connection, OpenError> {
     connection.pragma_update(None, "journal_size_limit", 16 << 20).map_err(sql)?;
     // In KiB: what a pilot with a large spool keeps in memory.
     connection.pragma_update(None, "cache_size", -8192).map_err(sql)?;
+    // Plans don't depend on what is bound: else SQLite prepares a statement anew for nearly every payload.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(sql)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
 }

@@ -82,7 +82,7 @@ impl Desk {
     fn write(&mut self, asks: Vec<Ask>) {
         self.known = Known::default();
         let mut due: Vec<Due> = Vec::with_capacity(asks.len());
-        let mut stirred = self.config.closes;
+        let mut stirred = false;
         let config = &self.config;
         let mut left = asks.into_iter();
         let done = self.spool.transact(|work| {
@@ -98,8 +98,11 @@ impl Desk {
             tracing::warn!(error = %crate::fault::chain(error), "the spool can't be used just now");
         }
         let verdict = done.map_err(|error| fault(&error));
-        if verdict.is_ok() && stirred {
+        // Who waits for the end of all work looks after everything.
+        if verdict.is_ok() && (stirred || self.config.closes) {
             self.stirred.notify_waiters();
+        }
+        if verdict.is_ok() && stirred {
             spool::poke_others(self.spool.folder(), &self.config.pilot);
         }
         for answer in due {

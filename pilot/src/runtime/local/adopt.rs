@@ -178,7 +178,8 @@ impl Live {
             (Ok(ShimState::Ended(report)), Some(launch)) if report.launch == launch.id() => {
                 Ok(Some((launch, Some(report))))
             }
-            // The launch was written down and never reached the shim.
+            // The launch was written down and never reached the shim, or its traces are gone already. The list of launches
+            // says which claims may have run.
             (Ok(ShimState::Idle), _) => Ok(None),
             (state, _) => {
                 tracing::debug!(slot = %self.slot, %epoch, ?state, "a slot's shim was not found as it was left");

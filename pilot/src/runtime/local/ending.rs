@@ -122,8 +122,6 @@ impl Live {
             return;
         }
         let Some(connection) = &self.connection else { return };
-        // A pilot that dies from here on leaves nothing to adopt.
-        self.write_record(None);
         // One that can't be told is found out when its answer does not come.
         let _ = connection.send(&ToShim::Clean, &[]).await;
         self.cleaning = Cleaning::Asked;

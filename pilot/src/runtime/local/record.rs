@@ -1,7 +1,7 @@
 //! What another pilot must know to adopt a payload that runs in a slot: one small file for each slot.
 //!
 //! ```text
-//!   container started -> Record { pid }      launch about to be sent -> Record { launch }      slot clean -> no file
+//!   container started -> Record { pid }      launch about to be sent -> Record { launch }      taken down -> no file
 //! ```
 //! It is written before the fact that it tells becomes possible: a launch that is not in the record never happened. The file
 //! is replaced by rename, so whoever reads it finds a whole one. It lies in the state folder, which is memory: what would
@@ -35,7 +35,7 @@ pub(super) struct Record {
     pub(super) nonce: [u8; 16],
     /// Whether the cgroup limits its memory.
     pub(super) memory_enforced: bool,
-    /// The payload that was launched since the slot was last clean.
+    /// The payload that was launched last. Whether it still runs, the shim says; once clean, it knows of none.
     pub(super) launch: Option<Launched>,
 }
 
