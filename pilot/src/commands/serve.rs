@@ -24,7 +24,7 @@ use crate::driver::{Adoption, Driver, Progress};
 use crate::fault::chain;
 use crate::ports::Offer;
 use crate::queue::spool::{SpoolQueue, SpoolQueueConfig};
-use crate::runtime::local::{Found, LocalRuntime, Name};
+use crate::runtime::local::{Found, LocalRuntime, Name, start_ticks};
 
 /// How often the spool hears of a pilot, and stages are looked through for such as nobody will read.
 const TEND: Duration = Duration::from_secs(30);
@@ -131,7 +131,7 @@ async fn begin(wanted: &Wanted, runtime: &Arc<LocalRuntime>) -> Result<Service, 
     let new = NewPilot {
         name: name.clone(),
         pid: own,
-        start_ticks: start_ticks().unwrap_or(0),
+        start_ticks: start_ticks(own).unwrap_or(0),
         api_socket: socket.display().to_string(),
         slots,
     };
@@ -271,13 +271,6 @@ fn lifetime(total_ms: u64) -> Lifetime {
         retire_before_ms: (total_ms / 10).min(600_000),
         stop_before_ms: (total_ms / 30).min(200_000),
     }
-}
-
-/// When this process began, in clock ticks since boot (proc(5), field 22).
-fn start_ticks() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name in parentheses may hold anything; what follows the last one is regular.
-    text.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
 /// Tells people, or programs, what is going on.

@@ -141,6 +141,13 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The process at the other end, as this one counts processes (`SO_PEERCRED`, unix(7)).
+    #[must_use]
+    pub fn peer(&self) -> Option<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(self.socket.get_ref()).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
     /// Sends one message and its descriptors.
     ///
     /// # Errors

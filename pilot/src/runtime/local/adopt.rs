@@ -23,10 +23,10 @@ use wire::slot::{ExitReport, ShimState};
 
 use super::launch::log_path;
 use super::live::{Live, died};
-use super::record::{LaunchLog, Launched, Record, boot_ms};
+use super::record::{LaunchLog, Launched, Record, boot_ms, start_ticks};
 use super::{LocalRuntime, slot_fault};
 use crate::payload::Payload;
-use crate::runtime::slots::SlotListener;
+use crate::runtime::slots::{Connection, SlotListener};
 use crate::runtime::watch;
 
 /// A shim whose pilot has gone looks for a new one several times a second.
@@ -161,14 +161,16 @@ impl Live {
         usable: bool,
     ) -> Result<Option<(Launched, Option<ExitReport>)>, Option<ClaimId>> {
         self.nonce = record.nonce();
-        self.process = Some(record.process);
+        self.process = record.process;
         self.memory_guard = if record.memory_enforced { Guard::Cgroup } else { Guard::Nobody };
         let claim = record.launch.as_ref().map(Launched::claim);
-        let (pid, started) = record.process;
-        let Ok(running) = Running::adopt(pid, started) else { return Err(claim) };
-        let pidfd = std::os::fd::AsFd::as_fd(&running).try_clone_to_owned();
-        self.ended = pidfd.and_then(|fd| watch(fd, Interest::READABLE)).ok();
-        self.container = Some(running);
+        let Some(process) = record.process else {
+            self.meet_newborn().await;
+            return Ok(None);
+        };
+        if !self.hold(process) {
+            return Err(claim);
+        }
         let (state, epoch) = match (&record.launch, usable) {
             (Some(launch), true) => (self.greet(launch.epoch()).await, launch.epoch()),
             _ => return Err(claim),
@@ -186,6 +188,31 @@ impl Live {
                 Err(claim)
             }
         }
+    }
+
+    /// A container that its pilot was just starting, if it got that far. With a cgroup all of it is found there; without
+    /// one, its shim comes by itself, and nothing was launched in it.
+    async fn meet_newborn(&mut self) {
+        if self.has_cgroup() {
+            return;
+        }
+        if let Err(fault) = self.greet(Epoch(0)).await {
+            tracing::debug!(slot = %self.slot, %fault, "no container was being started here");
+            return;
+        }
+        let peer = self.connection.as_ref().and_then(Connection::peer);
+        if let Some((pid, started)) = peer.and_then(|pid| Some((pid, start_ticks(pid)?))) {
+            self.hold((pid, started));
+        }
+    }
+
+    /// Takes hold of PID 1; `false` when it is gone.
+    fn hold(&mut self, (pid, started): (u32, u64)) -> bool {
+        let Ok(running) = Running::adopt(pid, started) else { return false };
+        let pidfd = std::os::fd::AsFd::as_fd(&running).try_clone_to_owned();
+        self.ended = pidfd.and_then(|fd| watch(fd, Interest::READABLE)).ok();
+        self.container = Some(running);
+        true
     }
 
     /// Waits for the shim to come to a new socket.

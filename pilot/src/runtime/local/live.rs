@@ -148,6 +148,8 @@ impl Live {
     pub(super) async fn bind(&mut self, epoch: Epoch, payload: &Payload) -> Result<(), Fault> {
         self.open_streams()?;
         let listener = SlotListener::bind(&self.folders.control).map_err(|error| slot_fault(&error))?;
+        // Whoever finds the container without knowing its process can still prove it by its nonce.
+        self.write_record(None);
         self.start(payload).await?;
         self.write_record(None);
         let proven = tokio::time::timeout(SHIM_WAIT, listener.accept_proven(self.nonce));
@@ -192,10 +194,9 @@ impl Live {
         if !self.shared.folders.serves() {
             return;
         }
-        let Some(process) = self.process else { return };
         let record = Record {
             version: VERSION,
-            process,
+            process: self.process,
             nonce: self.nonce.0,
             memory_enforced: self.memory_is_enforced(),
             launch,

@@ -34,6 +34,7 @@ use self::folders::{FolderError, PilotFolders};
 use self::images::Images;
 use self::live::Live;
 use self::record::LaunchLog;
+pub use self::record::start_ticks;
 use self::stages::Stages;
 use crate::config::{AttachChoice, Config};
 use crate::fault::chain;

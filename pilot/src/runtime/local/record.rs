@@ -1,7 +1,7 @@
 //! What another pilot must know to adopt a payload that runs in a slot: one small file for each slot.
 //!
 //! ```text
-//!   container started -> Record { pid }      launch about to be sent -> Record { launch }      taken down -> no file
+//!   about to start -> Record { nonce }      started -> Record { pid }      launch about to be sent -> Record { launch }      taken down -> no file
 //! ```
 //! It is written before the fact that it tells becomes possible: a launch that is not in the record never happened. The file
 //! is replaced by rename, so whoever reads it finds a whole one. It lies in the state folder, which is memory: what would
@@ -29,8 +29,8 @@ use crate::payload::Payload;
 pub(super) struct Record {
     /// Version of this format; others are not understood, and their slots are taken down.
     pub(super) version: u32,
-    /// PID 1 and its start time (proc(5)).
-    pub(super) process: (u32, u64),
+    /// PID 1 and its start time (proc(5)); `None` while the container is being started.
+    pub(super) process: Option<(u32, u64)>,
     /// What its shim proves itself with.
     pub(super) nonce: [u8; 16],
     /// Whether the cgroup limits its memory.
@@ -133,6 +133,14 @@ impl LaunchLog {
     fn files(&self) -> [PathBuf; 2] {
         [self.folder.join("launched"), self.folder.join("launched.before")]
     }
+}
+
+/// When a process began, in clock ticks since boot (proc(5), field 22); `None` when it is gone.
+#[must_use]
+pub fn start_ticks(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; what follows the last one is regular.
+    text.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
 /// Milliseconds since the machine started, sleep included.
