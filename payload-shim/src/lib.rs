@@ -23,6 +23,13 @@
 //!   object, no limit or priority of ours that it changed. After one with failures nothing more is launched.
 //! - When `Exited` is sent, no process of the payload is left but zombies of a holder that the payload has taken over.
 //! - Nothing that the pilot or the payload sends makes it panic.
+//! - With `LATEBIND_CONFINE=pod` nobody whom PID 1 started can use System V IPC or POSIX message queues, for whatever ABI
+//!   it was built, nor, where the kernel has Landlock of Linux 6.12 or newer switched on, connect or send to an abstract
+//!   unix socket that was made outside the slot. What is not closed is listed in [`confine`].
+//! - A shim with [`wire::slot::Nonce::IDLE`] waits for its pilot for as long as it takes.
+//!
+//! # Size
+//! At most 1.5 MiB, linked statically; `docs/benchmarks.md` says how large it is.
 //!
 //! # Assumptions
 //! - `/proc` belongs to this PID namespace. Without it nothing is launched.
@@ -32,6 +39,7 @@
 pub mod cgroup;
 pub mod clean;
 pub mod clock;
+pub mod confine;
 pub mod holder;
 pub mod processes;
 pub mod settings;

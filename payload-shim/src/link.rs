@@ -5,6 +5,9 @@
 //!    ^                          |                   |
 //!    '------- end of file, deadline, full buffer ---'
 //! ```
+//! A shim that waits in a pod's slot and belongs to no epoch ([`Nonce::IDLE`]) has all the time there is: its pilot may
+//! still be fetched, or come and go. It never gives up.
+//!
 //! What could not be told while the line was down waits in a bounded outbox. `Launched`, `Exited` and `Cleaned` don't: the
 //! state in `Hello` tells them.
 //!
@@ -71,7 +74,7 @@ impl Link {
             outbox: VecDeque::new(),
             welcomed: false,
             grace_ms: 0,
-            orphaned_at_ms: Some(now_ms + WELCOME_MS_MAX),
+            orphaned_at_ms: (!nonce.is_idle()).then_some(now_ms + WELCOME_MS_MAX),
             now_ms,
         }
     }
@@ -147,9 +150,12 @@ impl Link {
     }
 
     fn hang_up(&mut self, now_ms: u64) {
-        self.retry_ms = RETRY_MS_MIN;
-        self.state = State::Down { retry_at_ms: now_ms + RETRY_MS_MIN };
-        self.orphaned_at_ms.get_or_insert(now_ms + self.grace_ms);
+        // A pilot that never believed us is not there for us yet.
+        self.retry_ms = if self.welcomed { RETRY_MS_MIN } else { (self.retry_ms * 2).min(RETRY_MS_MAX) };
+        self.state = State::Down { retry_at_ms: now_ms + self.retry_ms };
+        if !self.nonce.is_idle() {
+            self.orphaned_at_ms.get_or_insert(now_ms + self.grace_ms);
+        }
     }
 
     /// Tells the pilot, now or when it is back.
@@ -181,7 +187,7 @@ impl Link {
             }
             Ok(None) | Err(_) => {
                 self.hang_up(now_ms);
-                let refused = !self.welcomed;
+                let refused = !self.welcomed && !self.nonce.is_idle();
                 return if refused {
                     Heard::Cut("the pilot hung up on our greeting")
                 } else {
@@ -228,3 +234,7 @@ fn put(socket: &OwnedFd, message: &FromShim) -> Result<(), SendError> {
         Err(_) => Err(SendError::Empty),
     }
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use payload_shim::settings::Settings;
 use payload_shim::shim::Shim;
-use payload_shim::{holder, shim};
+use payload_shim::{confine, holder, shim};
 use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
 
 fn main() -> ExitCode {
@@ -36,6 +36,9 @@ fn start() -> Result<Shim, String> {
         .map_err(|errno| fault("hide from tracers", errno))?;
     let settings = Settings::take().map_err(|error| chain(&error))?;
     payload_shim::give_up().map_err(|errno| fault("give up privileges", errno))?;
+    if settings.in_pod {
+        confine::narrow().map_err(|error| format!("filter system calls: {error}"))?;
+    }
     if !getpid().is_init() {
         set_child_subreaper(Some(getpid())).map_err(|errno| fault("become subreaper", errno))?;
     }

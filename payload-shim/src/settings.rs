@@ -1,6 +1,6 @@
 //! What PID 1 is told in its environment. Read once, then the environment is wiped.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -15,6 +15,8 @@ pub const CONTROL: &str = "LATEBIND_CONTROL";
 pub const NONCE: &str = "LATEBIND_NONCE";
 /// Optional, `fd:N`: directory of the slot's memory cgroup.
 pub const CGROUP: &str = "LATEBIND_CGROUP";
+/// Optional, `pod`: the slot is a container of a pod and shares namespaces with others. Absent: it has its own.
+pub const CONFINE: &str = "LATEBIND_CONFINE";
 
 /// Settings, parsed.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct Settings {
     pub nonce: Nonce,
     /// The slot's memory cgroup.
     pub cgroup: Option<OwnedFd>,
+    /// Whether what a pod shares is to be narrowed.
+    pub in_pod: bool,
 }
 
 /// A setting that is missing or wrong.
@@ -56,11 +60,12 @@ impl Settings {
         let nonce = parse_nonce(&value(NONCE)?).ok_or(SettingsError::Malformed(NONCE))?;
         let control = open(CONTROL, &value(CONTROL)?)?;
         let cgroup = std::env::var_os(CGROUP).map(|text| open(CGROUP, &text)).transpose()?;
+        let in_pod = parse_confine(std::env::var_os(CONFINE).as_deref())?;
         sys::close_inherited(
             &[Some(&control), cgroup.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect::<Vec<_>>(),
         );
         sys::wipe_environment();
-        Ok(Self { control, nonce, cgroup })
+        Ok(Self { control, nonce, cgroup, in_pod })
     }
 }
 
@@ -81,6 +86,14 @@ fn open(name: &'static str, text: &OsString) -> Result<OwnedFd, SettingsError> {
     opened.map_err(|source| SettingsError::Open { name, source })
 }
 
+fn parse_confine(text: Option<&OsStr>) -> Result<bool, SettingsError> {
+    match text {
+        None => Ok(false),
+        Some(pod) if pod == "pod" => Ok(true),
+        Some(_) => Err(SettingsError::Malformed(CONFINE)),
+    }
+}
+
 fn parse_nonce(text: &OsString) -> Option<Nonce> {
     let digits = text.to_str()?.as_bytes();
     let (pairs, []) = digits.as_chunks::<2>() else { return None };
@@ -97,7 +110,7 @@ fn parse_nonce(text: &OsString) -> Option<Nonce> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_nonce;
+    use super::{parse_confine, parse_nonce};
 
     #[test]
     fn a_nonce_is_32_hexadecimal_digits_and_nothing_else() {
@@ -112,6 +125,15 @@ mod tests {
             &"0".repeat(34),
         ] {
             assert!(parse_nonce(&bad.into()).is_none(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_slot_is_confined_when_the_word_is_pod_and_a_word_that_is_not_known_is_not_ignored() {
+        assert!(!parse_confine(None).expect("absent"));
+        assert!(parse_confine(Some("pod".as_ref())).expect("pod"));
+        for bad in ["", "Pod", "pod ", "yes", "0"] {
+            assert!(parse_confine(Some(bad.as_ref())).is_err(), "{bad:?} was taken");
         }
     }
 }

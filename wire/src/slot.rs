@@ -43,6 +43,24 @@ pub const GRACE_MS_MAX: u32 = 86_400_000;
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nonce(pub [u8; 16]);
 
+impl Nonce {
+    /// That of a shim that belongs to no epoch: it waits in a pod's slot until the slot is bound. It proves nothing, so
+    /// nothing is ever launched on its word; it may be told to clean and to retire.
+    pub const IDLE: Self = Self([0; 16]);
+
+    /// Whether it is [`Nonce::IDLE`].
+    #[must_use]
+    pub fn is_idle(self) -> bool {
+        self == Self::IDLE
+    }
+
+    /// 32 hexadecimal digits, as a shim finds them in its environment.
+    #[must_use]
+    pub fn to_hex(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 impl std::fmt::Debug for Nonce {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Nonce(..)")

@@ -35,7 +35,7 @@ for name in null zero urandom; do : > "dev/$name"; mount --bind "/dev/$name" "de
 mount --bind "$BASE/shim" shim
 exec 9<"$BASE/control" 8<"$BASE/control"
 eval "$EXTRA"
-exec env -i LATEBIND_CONTROL=fd:9 LATEBIND_NONCE=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 $SETTINGS /usr/sbin/chroot . /shim
+exec env -i LATEBIND_CONTROL=fd:9 LATEBIND_NONCE=$NONCE $SETTINGS /usr/sbin/chroot . /shim
 "#;
 
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,7 @@ pub(crate) struct Setup {
     pub(crate) uid: Option<u32>,
     /// Shell lines run before the shim, in its root.
     pub(crate) extra: &'static str,
+    pub(crate) nonce: Nonce,
     /// `NAME=value` words that come last in the shim's environment.
     pub(crate) settings: &'static str,
     /// Whether the slot is a PID namespace.
@@ -52,7 +53,7 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { uid: None, extra: "", settings: "", own_pids: true }
+        Self { uid: None, extra: "", nonce: NONCE, settings: "", own_pids: true }
     }
 }
 
@@ -165,6 +166,7 @@ fn start(setup: &Setup, base: &Path) -> Child {
     }
     command.args(["sh", "-c", ROOT_SCRIPT]);
     command.env("BASE", base).env("EXTRA", setup.extra).env("SETTINGS", setup.settings);
+    command.env("NONCE", setup.nonce.to_hex());
     command.env("OWN_PIDS", if setup.own_pids { "yes" } else { "no" }).stdin(Stdio::null());
     command.stderr(Stdio::piped()).spawn().expect("spawn")
 }
@@ -212,7 +214,7 @@ impl Slot {
         match self.hear() {
             FromShim::Hello { protocol, nonce, state } => {
                 assert_eq!(protocol, wire::version::PROTOCOL);
-                assert_eq!(nonce, NONCE);
+                assert_eq!(nonce, self.setup.nonce);
                 state
             }
             other => panic!("not a Hello: {other:?}"),
