@@ -40,6 +40,12 @@ impl Range {
     pub(crate) const fn new(file: Arc<File>, offset: u64, bytes: u64) -> Self {
         Self { file, offset, left: bytes }
     }
+
+    /// What is left of it behind the first `bytes`.
+    pub(crate) fn behind(&self, bytes: u64) -> Self {
+        let skipped = bytes.min(self.left);
+        Self::new(Arc::clone(&self.file), self.offset + skipped, self.left - skipped)
+    }
 }
 
 impl Read for Range {

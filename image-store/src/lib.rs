@@ -3,6 +3,7 @@
 //! ```text
 //! reference --find-------> verified manifest, config, layers (of a registry, a folder or a file)
 //!             --ingest---> files/ (one object a content), trees/ (merged tree), images/ (record, last)
+//!             --push-----> a repository of a registry (of a folder or a file)
 //!             --materialise--> a local tree that a runner mounts or binds
 //! ```
 //! # Promises
@@ -41,6 +42,7 @@ mod mount_points;
 mod objects;
 mod pax;
 mod preflight;
+mod push;
 mod record;
 mod reference;
 mod registry;
@@ -70,12 +72,13 @@ pub use materialise::{Attach, MaterialiseError, Root};
 pub use mount_points::{MOUNT_FILES, MOUNT_POINTS, MountPoint, MountPointError};
 pub use objects::ObjectError;
 pub use preflight::{Preflight, PreflightError};
+pub use push::{PushError, PushOptions, PushProgress, Pushed, push};
 pub use record::{ImageId, LayerInfo};
 pub use reference::{Reference, ReferenceError, Transport};
 pub use registry::{
     Logins, Patience, Registries, RegistryAccess, RegistryError, RegistryRules, usual_auth_files,
 };
-pub use repository::Repository;
+pub use repository::{Repository, RepositoryError};
 pub use source::SourceError;
 pub use spec::{ImageConfig, Platform};
 pub use store::{Hold, Options, Store, StoredImage};

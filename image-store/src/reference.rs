@@ -131,6 +131,17 @@ impl Reference {
         }
     }
 
+    /// An image of a repository, by digest.
+    pub(crate) const fn in_repository(repository: Repository, digest: Digest) -> Self {
+        Self {
+            transport: Transport::Docker,
+            path: PathBuf::new(),
+            repository: Some(repository),
+            tag: None,
+            digest: Some(digest),
+        }
+    }
+
     /// The same image of a registry, by digest.
     pub(crate) fn pinned(&self, digest: Digest) -> Self {
         Self { tag: None, digest: Some(digest), ..self.clone() }

@@ -2,6 +2,7 @@
 //! left out: no host means docker.io, one word there means `library/`, no tag means `latest`. Pure.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::digest::Digest;
 
@@ -45,6 +46,49 @@ impl Repository {
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.host, self.path)
+    }
+}
+
+/// Why a text is no repository that images can be pushed to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepositoryError {
+    /// No host: by docker's rules the hub would be meant, where nobody wants to find an image by mistake.
+    #[error("use repository \"{name}\": name the registry too, as in registry.example:5000/team/fit")]
+    NoHost {
+        /// As written.
+        name: String,
+    },
+    /// A tag or a digest.
+    #[error("use repository \"{name}\": leave out what follows the name; images are named there by digest")]
+    NotAlone {
+        /// As written.
+        name: String,
+    },
+    /// A part that is written otherwise.
+    #[error("use repository {name:?}: {reason}")]
+    Name {
+        /// As written.
+        name: String,
+        /// Which part is wrong, and how it is written.
+        reason: &'static str,
+    },
+}
+
+impl FromStr for Repository {
+    type Err = RepositoryError;
+
+    /// Reads `HOST[:PORT]/PATH`. Unlike in an image's name the host must be there; `docker://` may be.
+    fn from_str(text: &str) -> Result<Self, RepositoryError> {
+        let name = text.strip_prefix("docker://").unwrap_or(text);
+        let parsed = parse(name).map_err(|reason| RepositoryError::Name { name: text.to_owned(), reason })?;
+        if !name.split_once('/').is_some_and(|(first, _)| looks_like_host(first)) {
+            return Err(RepositoryError::NoHost { name: text.to_owned() });
+        }
+        if parsed.tag.is_some() || parsed.digest.is_some() {
+            return Err(RepositoryError::NotAlone { name: text.to_owned() });
+        }
+        Ok(parsed.repository)
     }
 }
 
@@ -228,6 +272,29 @@ mod tests {
         }
         assert!(parse(&format!("a:{}", "t".repeat(129))).is_err());
         assert!(parse(&"a".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn a_repository_is_written_with_its_host_and_nothing_behind_it() {
+        for (text, whole) in [
+            ("registry.example:5000/team/fit", "registry.example:5000/team/fit"),
+            ("docker://localhost/fit", "localhost/fit"),
+            ("docker.io/fit", "docker.io/library/fit"),
+        ] {
+            assert_eq!(text.parse::<Repository>().unwrap().to_string(), whole);
+        }
+        for (text, says) in [
+            ("team/fit", "name the registry too"),
+            ("fit", "name the registry too"),
+            ("h.x/fit:1", "leave out"),
+            ("h.x/fit@sha256:1", "leave out"),
+            ("h.x/Fit", "lower-case"),
+            ("h.x", "name the registry too"),
+            ("h.x/\n", "lower-case"),
+        ] {
+            let error = text.parse::<Repository>().unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains('\n'), "{text:?}: {error}");
+        }
     }
 
     #[test]

@@ -9,19 +9,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{DATE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
-use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::error::RegistryError;
 use super::login::Login;
 use super::retry;
-use super::transport::{Answer, Failure, Request, Transport, authority, protocol};
+use super::transport::{Answer, Failure, Piece, Request, Transport, authority, protocol};
 use crate::repository::Repository;
 
-/// A token is a signed JSON of some thousand bytes.
-const TOKEN_BYTES_MAX: u64 = 1 << 20;
 /// A token may have been used up by others between getting it and using it; it won't happen three times.
 const AUTHORIZATIONS_MAX: u32 = 3;
 /// What manifests are asked for as.
@@ -32,28 +29,42 @@ const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.o
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) repository: Repository,
-    login: Option<Login>,
+    pub(super) login: Option<Login>,
+    /// What is asked of token servers where the challenge does not say: `pull` or `pull,push`.
+    pub(super) actions: &'static str,
     /// Whether the login has ever been asked for.
-    asked: AtomicBool,
+    pub(super) asked: AtomicBool,
     /// Value of the Authorization header that was let in last.
-    authorization: Mutex<Option<String>>,
+    pub(super) authorization: Mutex<Option<String>>,
     /// Whether it speaks plain http.
     plain: OnceLock<bool>,
     /// It lies about ranges, or knows none.
     pub(crate) no_ranges: AtomicBool,
 }
 
-#[derive(Deserialize)]
-struct Token {
-    token: Option<String>,
-    access_token: Option<String>,
+/// A request to a repository.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    pub(crate) to: To<'a>,
+    pub(crate) from: Option<u64>,
+    pub(crate) piece: Option<&'a Piece>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum To<'a> {
+    /// Below the repository, for example `blobs/sha256:..`.
+    Path(&'a str),
+    /// An address that the registry named.
+    At(&'a Url),
 }
 
 impl Endpoint {
-    pub(crate) fn new(repository: Repository, login: Option<Login>) -> Self {
+    pub(crate) fn new(repository: Repository, login: Option<Login>, actions: &'static str) -> Self {
         Self {
             repository,
             login,
+            actions,
             asked: AtomicBool::new(false),
             authorization: Mutex::default(),
             plain: OnceLock::new(),
@@ -84,37 +95,53 @@ impl Endpoint {
         path: &str,
         from: Option<u64>,
     ) -> Result<Response, Failure> {
-        let accept = path.starts_with("manifests/").then_some(ACCEPT);
+        let Answer { response, elsewhere } =
+            self.exchange(transport, &Call { method, to: To::Path(path), from, piece: None }).await?;
+        let status = response.status();
+        if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && from.is_some()) {
+            return Ok(response);
+        }
+        Err(self.refusal(&response, &self.what(path), elsewhere))
+    }
+
+    /// The answer of whatever status, once one was let in as far as one is.
+    pub(crate) async fn exchange(&self, transport: &Transport, call: &Call<'_>) -> Result<Answer, Failure> {
         let mut authorized = 0;
         loop {
             let used = self.authorization.lock().await.clone();
-            let answer = self.send(transport, &method, path, accept, from, used.as_deref()).await?;
-            let (status, elsewhere) = (answer.response.status(), answer.elsewhere);
-            if status == StatusCode::UNAUTHORIZED && !elsewhere && authorized < AUTHORIZATIONS_MAX {
-                self.authorize(transport, &answer.response, used.as_deref()).await?;
-                authorized += 1;
-                continue;
+            let answer = self.send(transport, call, used.as_deref()).await?;
+            let unknown = answer.response.status() == StatusCode::UNAUTHORIZED && !answer.elsewhere;
+            if !unknown || authorized == AUTHORIZATIONS_MAX {
+                return Ok(answer);
             }
-            if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && from.is_some()) {
-                return Ok(answer.response);
-            }
-            return Err(self.refusal(&answer.response, &self.what(path), elsewhere));
+            self.authorize(transport, &answer.response, used.as_deref()).await?;
+            authorized += 1;
         }
     }
 
     async fn send(
         &self,
         transport: &Transport,
-        method: &Method,
-        path: &str,
-        accept: Option<&'static str>,
-        from: Option<u64>,
+        call: &Call<'_>,
         authorization: Option<&str>,
     ) -> Result<Answer, Failure> {
-        let request = |plain: bool| {
-            let url = self.url(plain, path)?;
-            Ok(Request { method: method.clone(), url, accept, from })
+        let whole = |url, accept| Request {
+            method: call.method.clone(),
+            url,
+            accept,
+            from: call.from,
+            piece: call.piece,
         };
+        let path = match call.to {
+            To::Path(path) => path,
+            To::At(url) => {
+                let home = self.is_home(url);
+                let sent = transport.send(&whole(url.clone(), None), authorization.filter(|_| home)).await?;
+                return Ok(Answer { elsewhere: sent.elsewhere || !home, ..sent });
+            }
+        };
+        let accept = path.starts_with("manifests/").then_some(ACCEPT);
+        let request = |plain: bool| Ok(whole(self.url(plain, path)?, accept));
         if let Some(plain) = self.plain.get() {
             return transport.send(&request(*plain)?, authorization).await;
         }
@@ -147,98 +174,28 @@ impl Endpoint {
         Url::parse(&text).map_err(|_| protocol(self.host(), "its name makes no address"))
     }
 
-    /// Gets what the challenge of `refused` asks for. Of several who were refused one goes, the others take
-    /// what it brought.
-    async fn authorize(
-        &self,
-        transport: &Transport,
-        refused: &Response,
-        used: Option<&str>,
-    ) -> Result<(), Failure> {
-        let mut authorization = self.authorization.lock().await;
-        if authorization.as_deref() != used {
-            return Ok(());
-        }
-        let headers = refused.headers().get_all(WWW_AUTHENTICATE).iter();
-        let texts: Vec<&str> = headers.filter_map(|value| value.to_str().ok()).collect();
-        let challenges = texts.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
-        let challenges: Vec<_> = challenges.collect();
-        let find = |scheme: &str| challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case(scheme));
-        let value = if let Some(challenge) = find("bearer") {
-            let of = |name: &str| {
-                let param = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-                param.map(|(_, value)| value.to_unescaped())
-            };
-            self.bearer(transport, of("realm"), of("service"), of("scope")).await?
-        } else if find("basic").is_some() {
-            let plain = refused.url().scheme() != "https";
-            if plain && !transport.access.may_be_plain(self.host()) {
-                return Err(Failure::Final(RegistryError::PlainPassword { host: self.host().to_owned() }));
-            }
-            let value = match &self.login {
-                Some(Login::Password { user, secret }) => http_auth::basic::encode_credentials(user, secret),
-                _ => return Err(self.denied(401, &self.repository.to_string())),
-            };
-            // A password that was refused is not sent again: some servers count.
-            if used == Some(value.as_str()) {
-                return Err(self.denied(401, &self.repository.to_string()));
-            }
-            value
-        } else {
-            return Err(self.denied(401, &self.repository.to_string()));
-        };
-        self.asked.store(self.login.is_some(), Ordering::Relaxed);
-        *authorization = Some(value);
-        Ok(())
+    /// Whether an address is the registry's own, so that it may see the authorization.
+    fn is_home(&self, url: &Url) -> bool {
+        let own = self.plain.get().and_then(|plain| self.url(*plain, "").ok());
+        own.is_some_and(|own| own.origin() == url.origin())
     }
 
-    async fn bearer(
+    /// The address that an answer names for what comes next; none if it names none.
+    pub(crate) fn location(
         &self,
         transport: &Transport,
-        realm: Option<String>,
-        service: Option<String>,
-        scope: Option<String>,
-    ) -> Result<String, Failure> {
-        if let Some(Login::Bearer(token)) = &self.login {
-            return Ok(format!("Bearer {token}"));
+        response: &Response,
+    ) -> Result<Option<Url>, Failure> {
+        let Some(location) = response.headers().get(LOCATION) else { return Ok(None) };
+        let base = response.url();
+        let next = location.to_str().ok().and_then(|location| base.join(location).ok());
+        let mut next = next.ok_or_else(|| protocol(self.host(), "its Location is no address"))?;
+        // A registry behind a proxy that ends TLS may not know that it is spoken to by https.
+        if base.scheme() == "https" && next.scheme() == "http" && authority(base) == authority(&next) {
+            let _ = next.set_scheme("https");
         }
-        let realm = realm.and_then(|realm| Url::parse(&realm).ok());
-        let mut url = realm.ok_or_else(|| protocol(self.host(), "its challenge names no token server"))?;
-        let host = authority(&url);
-        if url.scheme() != "https" && !(url.scheme() == "http" && transport.access.may_be_plain(&host)) {
-            return Err(Failure::Final(RegistryError::PlainPassword { host }));
-        }
-        let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository.path()));
-        let mut pairs = vec![("scope", scope.as_str())];
-        pairs.extend(service.as_deref().map(|service| ("service", service)));
-        let response = if let Some(Login::Identity(token)) = &self.login {
-            pairs.extend([("grant_type", "refresh_token"), ("client_id", "latebind")]);
-            pairs.push(("refresh_token", token));
-            // The query of an address without anything else is a form.
-            let form = Url::parse_with_params("form:", &pairs).ok();
-            transport.post(url, form.as_ref().and_then(Url::query).unwrap_or_default().to_owned()).await?
-        } else {
-            url.query_pairs_mut().extend_pairs(pairs);
-            let authorization = match &self.login {
-                Some(Login::Password { user, secret }) => {
-                    url.query_pairs_mut().append_pair("account", user);
-                    Some(http_auth::basic::encode_credentials(user, secret))
-                }
-                _ => None,
-            };
-            let request = Request { method: Method::GET, url, accept: None, from: None };
-            transport.send(&request, authorization.as_deref()).await?.response
-        };
-        if !response.status().is_success() {
-            return Err(self.refusal(&response, &self.repository.to_string(), false));
-        }
-        let bytes = body(response, TOKEN_BYTES_MAX, &host, "a token").await?;
-        let token: Token =
-            serde_json::from_slice(&bytes).map_err(|_| protocol(&host, "its token server gives no token"))?;
-        let token = token.token.filter(|token| !token.is_empty()).or(token.access_token);
-        token
-            .map(|token| format!("Bearer {token}"))
-            .ok_or_else(|| protocol(&host, "its token server gives no token"))
+        transport.check_scheme(self.host(), &next)?;
+        Ok(Some(next))
     }
 
     /// An image or blob as errors name it.
@@ -248,7 +205,7 @@ impl Endpoint {
         format!("{}{mark}{name}", self.repository.path())
     }
 
-    fn refusal(&self, response: &Response, what: &str, elsewhere: bool) -> Failure {
+    pub(super) fn refusal(&self, response: &Response, what: &str, elsewhere: bool) -> Failure {
         let (host, what) = (self.host().to_owned(), what.to_owned());
         let status = response.status().as_u16();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -265,7 +222,7 @@ impl Endpoint {
         }
     }
 
-    fn denied(&self, status: u16, what: &str) -> Failure {
+    pub(super) fn denied(&self, status: u16, what: &str) -> Failure {
         let host = self.host();
         let advice = if self.login.is_some() {
             format!(

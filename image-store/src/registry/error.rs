@@ -130,6 +130,28 @@ pub enum RegistryError {
         /// The registry, or its token server.
         host: String,
     },
+    /// What is pushed is not taken; for what passes, also after several tries.
+    #[error("push {what} to {repository}: it answered {status}{reason}")]
+    Refused {
+        /// The registry and the path there.
+        repository: String,
+        /// Layer, configuration or manifest, by its digest.
+        what: String,
+        /// HTTP status.
+        status: u16,
+        /// The registry's own words, if any, and what to do.
+        reason: String,
+    },
+    /// What was to be pushed is not what its image states. It is not named there.
+    #[error("push {what} to {repository}: {reason}; the image is damaged, make it anew")]
+    Unsound {
+        /// The registry and the path there.
+        repository: String,
+        /// Layer or configuration, by its digest.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// What comes can't be kept.
     #[error("keep what comes from {host}")]
     Store {
@@ -147,6 +169,7 @@ impl RegistryError {
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Unwilling { .. } | Self::Unreachable { .. } | Self::Certificate { .. } => true,
+            Self::Refused { status, .. } => is_passing(*status),
             Self::NotFound { .. }
             | Self::Denied { .. }
             | Self::Protocol { .. }
@@ -156,6 +179,7 @@ impl RegistryError {
             | Self::AuthFile { .. }
             | Self::Ca { .. }
             | Self::PlainPassword { .. }
+            | Self::Unsound { .. }
             | Self::Store { .. } => false,
         }
     }
@@ -165,4 +189,10 @@ impl RegistryError {
     pub const fn store_fault(&self) -> Option<&ObjectError> {
         if let Self::Store { source, .. } = self { Some(source) } else { None }
     }
+}
+
+/// Whether a server that answers so may answer otherwise soon. Not if it can't do such a thing at all (501, 505),
+/// or is full (507): that takes somebody.
+pub(crate) const fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502..=504 | 506 | 508..=599)
 }

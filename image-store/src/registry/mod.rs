@@ -3,6 +3,7 @@
 //! ```text
 //! find       --HEAD or GET manifests/..--> digest, documents        session, endpoint, transport
 //! ingest     --GET blobs/.. (Range)------> part files --read behind--> layers      downloads, part
+//! push       --HEAD, POST, PATCH.., PUT--> blobs, then the manifest        push, upload, outgoing, refused
 //! ```
 //! It is a client of our own on reqwest: oci-client (0.17) hides `Retry-After`, and takes any 206 for the range
 //! that was asked for without a look at `Content-Range`.
@@ -16,17 +17,23 @@
 //! The store's objects, trees and records; images beyond their documents; the environment.
 
 mod access;
+mod authorize;
 mod downloads;
 mod endpoint;
 mod error;
 mod login;
+mod outgoing;
 mod part;
+mod push;
 mod range;
+mod refused;
 mod retry;
 mod session;
 mod transport;
+mod upload;
 
 pub(crate) use downloads::Downloads;
+pub(crate) use outgoing::Outgoing;
 pub(crate) use part::Part;
 pub(crate) use session::{Document, Session, Shown};
 

@@ -35,8 +35,8 @@ pub(crate) struct Session {
 /// The places where one repository's images are.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    endpoints: Vec<Endpoint>,
-    transport: Transport,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) transport: Transport,
     document_bytes_max: u64,
 }
 
@@ -57,22 +57,37 @@ pub(crate) struct Shown {
 }
 
 impl Session {
+    /// For pulls from a repository or its mirrors.
     pub(crate) fn open(
         access: &RegistryAccess,
         origin: &Repository,
         document_bytes_max: u64,
     ) -> Result<Self, RegistryError> {
+        Self::at(access, access.places(origin), "pull", document_bytes_max)
+    }
+
+    /// For pushes, which go to the repository itself alone.
+    pub(crate) fn open_to_push(access: &RegistryAccess, to: &Repository) -> Result<Self, RegistryError> {
+        Self::at(access, vec![to.clone()], "pull,push", 0)
+    }
+
+    fn at(
+        access: &RegistryAccess,
+        places: Vec<Repository>,
+        actions: &'static str,
+        document_bytes_max: u64,
+    ) -> Result<Self, RegistryError> {
+        let host = places.last().map(|place| place.host().to_owned()).unwrap_or_default();
         let mut endpoints = Vec::new();
-        for place in access.places(origin) {
+        for place in places {
             let login = match &access.logins {
                 Logins::None => None,
                 Logins::Usual(files) => login::find(files, false, &place)?,
                 Logins::File(file) => login::find(std::slice::from_ref(file), true, &place)?,
             };
-            endpoints.push(Endpoint::new(place, login));
+            endpoints.push(Endpoint::new(place, login, actions));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let host = origin.host().to_owned();
         let runtime = runtime.map_err(|error| RegistryError::Unreachable {
             host,
             reason: format!("start the network: {error}"),
@@ -161,7 +176,7 @@ impl Endpoint {
     }
 }
 
-fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
+pub(super) fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }
 
@@ -184,7 +199,7 @@ impl Registry {
     }
 
     /// Tries the places in order; what the last one says is the answer.
-    async fn everywhere<T>(
+    pub(super) async fn everywhere<T>(
         &self,
         once: impl AsyncFn(&Endpoint) -> Result<T, Failure>,
     ) -> Result<T, RegistryError> {
@@ -213,7 +228,7 @@ impl Registry {
     }
 
     /// How long to wait before the next try there; none if there is to be none.
-    fn wait(&self, number: usize, tried: u32, failure: &Failure) -> Option<Duration> {
+    pub(super) fn wait(&self, number: usize, tried: u32, failure: &Failure) -> Option<Duration> {
         let patience = &self.transport.access.patience;
         let origin = number + 1 == self.endpoints.len();
         let tries = if origin { patience.tries } else { patience.tries.min(MIRROR_TRIES) };

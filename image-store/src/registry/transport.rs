@@ -10,7 +10,10 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
+    RANGE,
+};
 use reqwest::{Certificate, Client, Method, Response, Url};
 
 use super::access::{RegistryAccess, is_loopback};
@@ -42,17 +45,31 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct Transport {
     pub(crate) access: RegistryAccess,
-    clients: Mutex<HashMap<String, Client>>,
+    /// Also by whether they are for pieces.
+    clients: Mutex<HashMap<(String, bool), Client>>,
 }
 
 /// A request that can be sent again.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
+pub(crate) struct Request<'a> {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) accept: Option<&'static str>,
     /// First byte that is wanted, if not the first of all.
     pub(crate) from: Option<u64>,
+    pub(crate) piece: Option<&'a Piece>,
+}
+
+/// What a request brings.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) media_type: String,
+    /// Its place in a blob: `FIRST-LAST`.
+    pub(crate) range: Option<String>,
+    pub(crate) bytes: Vec<u8>,
+    /// How long the exchange may take in all. [`super::Patience::stall`] counts from the first byte that is
+    /// sent to the first that comes, which a long piece on a slow line exceeds.
+    pub(crate) time: Duration,
 }
 
 /// An answer, and whether another host than the one asked gave it.
@@ -72,7 +89,7 @@ impl Transport {
     /// Sends a request and follows redirects. `authorization` goes to the host of `request.url` alone.
     pub(crate) async fn send(
         &self,
-        request: &Request,
+        request: &Request<'_>,
         authorization: Option<&str>,
     ) -> Result<Answer, Failure> {
         let origin = &request.url;
@@ -92,9 +109,13 @@ impl Transport {
                 value.set_sensitive(true);
                 headers.insert(AUTHORIZATION, value);
             }
-            let client = self.client(&host).map_err(Failure::Final)?;
-            let sent = client.request(request.method.clone(), url.clone()).headers(headers).send().await;
-            let response = sent.map_err(|error| network(&host, error))?;
+            let client = self.client(&host, request.piece.is_some()).map_err(Failure::Final)?;
+            let mut sending = client.request(request.method.clone(), url.clone()).headers(headers);
+            if let Some(piece) = request.piece {
+                sending =
+                    sending.headers(piece.headers(&host)?).timeout(piece.time).body(piece.bytes.clone());
+            }
+            let response = sending.send().await.map_err(|error| network(&host, error))?;
             let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
             let (true, Some(location)) = (response.status().is_redirection(), location) else {
                 return Ok(Answer { response, elsewhere: !at_home });
@@ -110,12 +131,12 @@ impl Transport {
     /// Sends a form, as token servers want identity tokens.
     pub(crate) async fn post(&self, url: Url, form: String) -> Result<Response, Failure> {
         let host = authority(&url);
-        let client = self.client(&host).map_err(Failure::Final)?;
+        let client = self.client(&host, false).map_err(Failure::Final)?;
         let request = client.post(url).header("content-type", "application/x-www-form-urlencoded").body(form);
         request.send().await.map_err(|error| network(&host, error))
     }
 
-    fn check_scheme(&self, host: &str, next: &Url) -> Result<(), Failure> {
+    pub(crate) fn check_scheme(&self, host: &str, next: &Url) -> Result<(), Failure> {
         match next.scheme() {
             "https" => Ok(()),
             "http" if self.access.may_be_plain(&authority(next)) => Ok(()),
@@ -123,17 +144,18 @@ impl Transport {
         }
     }
 
-    fn client(&self, host: &str) -> Result<Client, RegistryError> {
+    fn client(&self, host: &str, for_pieces: bool) -> Result<Client, RegistryError> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(host) {
+        let key = (host.to_owned(), for_pieces);
+        if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
-        let client = self.build(host)?;
-        clients.insert(host.to_owned(), client.clone());
+        let client = self.build(host, for_pieces)?;
+        clients.insert(key, client.clone());
         Ok(client)
     }
 
-    fn build(&self, host: &str) -> Result<Client, RegistryError> {
+    fn build(&self, host: &str, for_pieces: bool) -> Result<Client, RegistryError> {
         let mut roots = Vec::new();
         if let Some(path) = self.access.rules(host).and_then(|rules| rules.ca.as_deref()) {
             roots.extend(certificates(host, path)?);
@@ -149,8 +171,8 @@ impl Transport {
             let builder = Client::builder()
                 .user_agent(concat!("latebind/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(patience.connect)
-                .read_timeout(patience.stall);
+                .connect_timeout(patience.connect);
+            let builder = if for_pieces { builder } else { builder.read_timeout(patience.stall) };
             if is_loopback(host) { builder.no_proxy() } else { builder }
         };
         // A machine without any certificates can still speak to its own registry.
@@ -158,6 +180,19 @@ impl Transport {
         let built = built.or_else(|_| builder().tls_certs_only(roots).build());
         let reason = |error| RegistryError::Protocol { host: host.to_owned(), reason: one_line(error) };
         built.map_err(reason)
+    }
+}
+
+impl Piece {
+    fn headers(&self, host: &str) -> Result<HeaderMap, Failure> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, text_header(&self.media_type, host)?);
+        if let Some(range) = &self.range {
+            headers.insert(CONTENT_RANGE, text_header(range, host)?);
+        }
+        // Some servers want it said that nothing comes (411 otherwise).
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.bytes.len()));
+        Ok(headers)
     }
 }
 
@@ -172,7 +207,8 @@ pub(crate) fn protocol(host: &str, reason: &str) -> Failure {
 }
 
 fn text_header(text: &str, host: &str) -> Result<HeaderValue, Failure> {
-    HeaderValue::from_str(text).map_err(|_| protocol(host, "its token holds control characters"))
+    HeaderValue::from_str(text)
+        .map_err(|_| protocol(host, "what is to be sent there holds control characters"))
 }
 
 fn certificates(host: &str, path: &Path) -> Result<Vec<Certificate>, RegistryError> {

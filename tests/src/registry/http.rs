@@ -21,6 +21,8 @@ pub struct Seen {
     pub range: Option<String>,
     /// Value of the Authorization header.
     pub authorization: Option<String>,
+    /// Value of the Content-Range header.
+    pub content_range: Option<String>,
 }
 
 #[derive(Debug)]
@@ -28,6 +30,11 @@ pub(super) struct Request {
     pub(super) seen: Seen,
     /// First byte that is asked for.
     pub(super) range: Option<usize>,
+    /// Value of the Content-Type header.
+    pub(super) media_type: String,
+    /// Length of the body by the head.
+    length: usize,
+    pub(super) body: Vec<u8>,
 }
 
 impl Request {
@@ -59,8 +66,29 @@ impl Request {
         let range = header("range");
         let first =
             range.as_deref().and_then(|r| r.strip_prefix("bytes=")?.trim_end_matches('-').parse().ok());
-        let seen = Seen { method, path, range, authorization: header("authorization") };
-        Some(Self { seen, range: first })
+        let (authorization, content_range) = (header("authorization"), header("content-range"));
+        let length = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let media_type = header("content-type").unwrap_or_default();
+        let seen = Seen { method, path, range, authorization, content_range };
+        Some(Self { seen, range: first, media_type, length, body: Vec::new() })
+    }
+
+    /// Reads the body, at most so many bytes of it; `false` at the connection's end.
+    pub(super) fn read_body(&mut self, stream: &mut impl Read, most: usize, stop: &AtomicBool) -> bool {
+        let mut buffer = vec![0; 64 << 10];
+        while self.body.len() < self.length.min(most) {
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            let room = buffer.len().min(self.length.min(most) - self.body.len());
+            match stream.read(&mut buffer[..room]) {
+                Ok(0) => return false,
+                Ok(read) => self.body.extend_from_slice(&buffer[..read]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => return false,
+            }
+        }
+        true
     }
 }
 

@@ -22,10 +22,13 @@ pub use self::debian::{Debian, DebianSettings};
 pub use self::http::Seen;
 use self::http::{Reply, Request};
 pub use self::tls::Authority;
+pub use self::uploads::Locations;
+use self::uploads::Uploads;
 
 mod debian;
 mod http;
 mod tls;
+mod uploads;
 
 /// How long a connection waits before it looks whether the server is to stop.
 const POLL: Duration = Duration::from_millis(50);
@@ -55,6 +58,10 @@ pub enum Fault {
     Endless,
     /// Closes the connection without an answer.
     Gone,
+    /// Takes what is sent and says nothing, with the connection open.
+    Silent,
+    /// Takes so many bytes of what is sent, keeps them, and closes the connection.
+    CutUpload(usize),
 }
 
 /// Who is let in.
@@ -88,6 +95,7 @@ struct Content {
     seen: Vec<Seen>,
     /// Tokens and how many requests each is still good for.
     tokens: HashMap<String, usize>,
+    uploads: Uploads,
 }
 
 /// What the server's threads share.
@@ -201,8 +209,30 @@ impl Misbehaving {
         self.rule(None, part.into(), fault, times);
     }
 
+    /// As [`Misbehaving::fault`], for another method.
+    pub fn fault_of(&self, method: &'static str, part: impl Into<String>, fault: Fault, times: usize) {
+        self.rule(Some(method), part.into(), fault, times);
+    }
+
     fn rule(&self, method: Option<&'static str>, part: String, fault: Fault, left: usize) {
         self.content().rules.push(Rule { method, part, fault, left });
+    }
+
+    /// Says where uploads go on in this way.
+    pub fn locate(&self, locations: Locations) {
+        self.content().uploads.locations = locations;
+    }
+
+    /// Whether a manifest is there, by its tag or digest.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
+        self.content().manifests.contains_key(name)
+    }
+
+    /// Uploads that were begun and neither completed nor called off.
+    #[must_use]
+    pub fn open_uploads(&self) -> usize {
+        self.content().uploads.open()
     }
 
     /// Behaves again.
@@ -264,8 +294,23 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, tls: Option<&Arc<rustls:
 
 /// Answers one request after the other.
 fn serve(mut stream: impl Read + Write, shared: &Shared) {
-    while let Some(request) = Request::read(&mut stream, &shared.stop) {
-        let reply = answer(&request, shared);
+    while let Some(mut request) = Request::read(&mut stream, &shared.stop) {
+        let fault = {
+            let mut content = shared.content.lock().unwrap_or_else(PoisonError::into_inner);
+            content.seen.push(request.seen.clone());
+            content.fault(&request)
+        };
+        let most = if let Some(Fault::CutUpload(bytes)) = fault { bytes } else { usize::MAX };
+        if !request.read_body(&mut stream, most, &shared.stop) {
+            return;
+        }
+        if matches!(fault, Some(Fault::Silent)) {
+            while !shared.stop.load(Ordering::Relaxed) {
+                std::thread::sleep(POLL);
+            }
+            return;
+        }
+        let reply = answer(&request, fault, shared);
         let Some(reply) = reply else { return };
         if !reply.write(&mut stream, &request, &shared.stop) {
             return;
@@ -274,10 +319,8 @@ fn serve(mut stream: impl Read + Write, shared: &Shared) {
 }
 
 /// The reply; `None` closes the connection.
-fn answer(request: &Request, shared: &Shared) -> Option<Reply> {
+fn answer(request: &Request, fault: Option<Fault>, shared: &Shared) -> Option<Reply> {
     let mut content = shared.content.lock().unwrap_or_else(PoisonError::into_inner);
-    content.seen.push(request.seen.clone());
-    let fault = content.fault(request);
     let reply = match &fault {
         Some(Fault::Gone) => return None,
         Some(Fault::Status(status, headers)) => {
@@ -288,6 +331,10 @@ fn answer(request: &Request, shared: &Shared) -> Option<Reply> {
         Some(Fault::Redirect(to)) => {
             let location = format!("{to}{}", request.seen.path);
             return Some(Reply::new(307, Vec::new()).with("Location", &location));
+        }
+        Some(Fault::CutUpload(_)) => {
+            content.reply(request, shared);
+            return None;
         }
         _ => content.reply(request, shared),
     };
@@ -312,7 +359,15 @@ impl Content {
         if let Some(refused) = self.refused(request, shared) {
             return refused;
         }
+        if path.contains("/blobs/uploads/") {
+            let url = format!("{}://{}", shared.scheme, shared.host);
+            return self.uploads.reply(request, &url, &mut self.blobs);
+        }
         if let Some((_, name)) = path.rsplit_once("/manifests/") {
+            if request.seen.method == "PUT" {
+                self.manifests.insert(name.to_owned(), (request.media_type.clone(), request.body.clone()));
+                return Reply::new(201, Vec::new());
+            }
             return match self.manifests.get(name) {
                 Some((media_type, bytes)) => Reply::new(200, bytes.clone())
                     .with("Content-Type", media_type)
