@@ -71,6 +71,17 @@ pub enum Command {
     Top(commands::top::TopArgs),
     /// Print the JSON schema of the workflow file
     Schema,
+    /// Print the manifest of a pilot's pod for Kubernetes
+    Pod(commands::pod::PodCommandArgs),
+    /// Make the folders of a pod's shared volume
+    #[command(hide = true)]
+    PrepareShare(commands::pod::PrepareArgs),
+    /// Hold a pod for a run from a workstation
+    #[command(hide = true)]
+    Stand,
+    /// Run what a workstation sends on standard input
+    #[command(hide = true)]
+    Attend,
     /// Look at the image store, put images into it, or take them out of it
     #[command(subcommand)]
     Images(ImagesCommand),
@@ -87,6 +98,12 @@ pub struct RunArgs {
     /// Print these payloads' standard output at the end (may be repeated)
     #[arg(long, value_name = "PAYLOAD")]
     pub show: Vec<String>,
+    /// With --backend kubernetes: push images of this machine below here, such as registry.example.org/team
+    #[arg(long, value_name = "REGISTRY/PREFIX")]
+    pub push: Option<String>,
+    /// The pod that is made with --backend kubernetes.
+    #[command(flatten)]
+    pub pod: commands::pod::PodArgs,
 }
 
 /// Arguments of `pilot serve`.
@@ -250,6 +267,12 @@ pub fn run(cli: Cli) -> u8 {
         Command::Forget(arguments) => commands::forget::forget(settings, &around, &arguments, output),
         Command::Check(arguments) => commands::check::check(settings, &around, &arguments, output),
         Command::Schema => commands::schema::schema(),
+        Command::Stand => commands::in_pod::stand(settings, &around),
+        Command::Attend => commands::in_pod::attend(settings, &around),
+        Command::Pod(arguments) => commands::pod::pod(&settings, &arguments, output),
+        Command::PrepareShare(arguments) => {
+            commands::pod::prepare_share(&settings, around.program.as_deref(), &arguments)
+        }
         Command::Images(command) => commands::images::images(settings, &around, &command, output),
     };
     exit.code()

@@ -21,6 +21,9 @@ pub struct Settings {
     #[arg(long, env = "LATEBIND_SETTINGS", global = true, value_name = "FILE")]
     #[serde(skip)]
     pub settings: Option<PathBuf>,
+    /// Where payloads run [default: local]
+    #[arg(long, env = "LATEBIND_BACKEND", global = true, value_enum)]
+    pub backend: Option<Backend>,
     /// Where images are kept; may be shared between machines [default: ~/.cache/latebind]
     #[arg(long, env = "LATEBIND_STORE", global = true, value_name = "DIR")]
     pub store: Option<PathBuf>,
@@ -78,6 +81,27 @@ pub struct Settings {
     /// Where a serving pilot tells its figures in Prometheus' text format, such as 127.0.0.1:9464 [default: nowhere]
     #[arg(long, env = "LATEBIND_METRICS", global = true, value_name = "ADDR")]
     pub metrics: Option<std::net::SocketAddr>,
+    /// In a pod: the volume that the pilot shares with its slots
+    #[arg(long, env = "LATEBIND_SHARE", global = true, value_name = "DIR")]
+    pub share: Option<PathBuf>,
+    /// In a pod: its name
+    #[arg(long, env = "LATEBIND_POD", global = true, value_name = "NAME")]
+    pub pod: Option<String>,
+    /// On Kubernetes: the namespace [default: the pod's own, or the one that the kubeconfig says]
+    #[arg(long, env = "LATEBIND_NAMESPACE", global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// On Kubernetes: the image of slots that nothing is bound to, by digest; it brings the payload-shim
+    #[arg(long, env = "LATEBIND_IDLE_IMAGE", global = true, value_name = "IMAGE")]
+    pub idle_image: Option<String>,
+    /// In a pod: the Secret into which the pilot may put the logins that payloads bring [default: none]
+    #[arg(long, env = "LATEBIND_PULL_SECRET", global = true, value_name = "NAME")]
+    pub pull_secret: Option<String>,
+    /// In a pod: whether the pilot may fetch images by pods of their own [default: false]
+    #[arg(long, env = "LATEBIND_PREFETCH", global = true, value_name = "BOOL")]
+    pub prefetch: Option<bool>,
+    /// In a pod: whether the pilot may resize its slots for each payload [default: false]
+    #[arg(long, env = "LATEBIND_RESIZE", global = true, value_name = "BOOL")]
+    pub resize: Option<bool>,
     /// Most bytes kept of each payload's stdout, and of its stderr [default: 16Mi]
     #[arg(long, env = "LATEBIND_LOG_MAX", global = true, value_name = "BYTES")]
     pub log_max: Option<Bytes>,
@@ -101,9 +125,41 @@ pub enum AttachChoice {
     Copy,
 }
 
+/// Where payloads run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// On this machine, in rootless containers.
+    #[default]
+    Local,
+    /// In a pod: that of the pilot, or one that `pilot run` makes.
+    Kubernetes,
+}
+
+/// What is set about the pod that a pilot is in, or makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodPlace {
+    /// The volume that pilot and slots share.
+    pub share: Option<PathBuf>,
+    /// The pod's name.
+    pub pod: Option<String>,
+    /// The namespace.
+    pub namespace: Option<String>,
+    /// The image of idle slots.
+    pub idle_image: Option<String>,
+    /// The Secret for late-bound logins.
+    pub pull_secret: Option<String>,
+    /// Whether images may be fetched by pods of their own.
+    pub prefetches: bool,
+    /// Whether slots may be resized.
+    pub resizes: bool,
+}
+
 /// Settings after defaults; what the rest of the pilot sees.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// In which pod; on this machine if none.
+    pub place: Option<PodPlace>,
     /// The image store.
     pub store: PathBuf,
     /// How registries are reached.
@@ -255,6 +311,7 @@ impl Settings {
     fn or(self, file: Self) -> Self {
         let Self {
             settings,
+            backend,
             store,
             registries,
             registry_auth,
@@ -274,11 +331,19 @@ impl Settings {
             idle_ms,
             lifetime_ms,
             metrics,
+            share,
+            pod,
+            namespace,
+            idle_image,
+            pull_secret,
+            prefetch,
+            resize,
             log_max,
             log_format,
         } = self;
         Self {
             settings,
+            backend: backend.or(file.backend),
             store: store.or(file.store),
             registries: registries.or(file.registries),
             registry_auth: registry_auth.or(file.registry_auth),
@@ -298,8 +363,33 @@ impl Settings {
             idle_ms: idle_ms.or(file.idle_ms),
             lifetime_ms: lifetime_ms.or(file.lifetime_ms),
             metrics: metrics.or(file.metrics),
+            share: share.or(file.share),
+            pod: pod.or(file.pod),
+            namespace: namespace.or(file.namespace),
+            idle_image: idle_image.or(file.idle_image),
+            pull_secret: pull_secret.or(file.pull_secret),
+            prefetch: prefetch.or(file.prefetch),
+            resize: resize.or(file.resize),
             log_max: log_max.or(file.log_max),
             log_format: log_format.or(file.log_format),
+        }
+    }
+}
+
+impl PodPlace {
+    /// What is set, if payloads run in a pod.
+    fn of(settings: &Settings) -> Option<Self> {
+        match settings.backend.unwrap_or_default() {
+            Backend::Local => None,
+            Backend::Kubernetes => Some(Self {
+                share: settings.share.clone().map(absolute),
+                pod: settings.pod.clone(),
+                namespace: settings.namespace.clone(),
+                idle_image: settings.idle_image.clone(),
+                pull_secret: settings.pull_secret.clone(),
+                prefetches: settings.prefetch.unwrap_or(false),
+                resizes: settings.resize.unwrap_or(false),
+            }),
         }
     }
 }
@@ -310,8 +400,10 @@ impl Config {
     /// # Errors
     /// When a value can't work here.
     pub fn new(settings: Settings, around: &Surroundings) -> Result<Self, ConfigError> {
+        let place = PodPlace::of(&settings);
         let Settings {
             settings: _,
+            backend: _,
             store,
             registries,
             registry_auth,
@@ -331,6 +423,14 @@ impl Config {
             idle_ms,
             lifetime_ms,
             metrics: _,
+            // See PodPlace.
+            share: _,
+            pod: _,
+            namespace: _,
+            idle_image: _,
+            pull_secret: _,
+            prefetch: _,
+            resize: _,
             log_max,
             log_format: _,
         } = settings;
@@ -340,21 +440,12 @@ impl Config {
                 "it must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit";
             return Err(ConfigError::Value { name: "name", value: name, reason });
         }
+        let (slots, cpu_millis) = shares(slots, cpu, around)?;
         let tmp = around.tmp_dir.clone().unwrap_or_else(|| PathBuf::from("/tmp"));
         let runtime = || match &around.runtime_dir {
             Some(folder) => folder.join("latebind"),
             None => PathBuf::from(format!("/dev/shm/latebind-{}", around.uid)),
         };
-        let slots = slots.unwrap_or(around.processors.max(1));
-        if slots == 0 || slots > SLOTS_MAX {
-            let reason = "at least one slot and at most 1024 are possible";
-            return Err(ConfigError::Value { name: "slots", value: slots.to_string(), reason });
-        }
-        let cpu_millis = cpu.map_or(u64::from(around.processors.max(1)) * 1000, |cpu| cpu.0);
-        if cpu_millis == 0 {
-            let reason = "payloads need some processor time, such as 1 or 500m";
-            return Err(ConfigError::Value { name: "cpu", value: "0".into(), reason });
-        }
         Ok(Self {
             store: store_folder(store, around)?,
             registry_access: crate::registries::registry_access(registries, registry_auth, around)?,
@@ -362,7 +453,9 @@ impl Config {
             scratch_dir: absolute(
                 scratch_dir.unwrap_or_else(|| tmp.join(format!("latebind-{}", around.uid))),
             ),
-            shim: find_shim(shim, around)?,
+            // In a pod the slots bring it.
+            shim: if place.is_none() { find_shim(shim, around)? } else { PathBuf::new() },
+            place,
             attach: attach.unwrap_or_default(),
             uid_base: uid_base.unwrap_or(UID_BASE),
             slots,
@@ -378,6 +471,25 @@ impl Config {
             log_max_bytes: log_max.map_or(crate::runtime::logs::LogLimit::default().0, |bytes| bytes.0),
         })
     }
+}
+
+/// Slots and processors to hand out.
+fn shares(
+    slots: Option<u32>,
+    cpu: Option<MilliCpu>,
+    around: &Surroundings,
+) -> Result<(u32, u64), ConfigError> {
+    let slots = slots.unwrap_or(around.processors.max(1));
+    if slots == 0 || slots > SLOTS_MAX {
+        let reason = "at least one slot and at most 1024 are possible";
+        return Err(ConfigError::Value { name: "slots", value: slots.to_string(), reason });
+    }
+    let cpu_millis = cpu.map_or(u64::from(around.processors.max(1)) * 1000, |cpu| cpu.0);
+    if cpu_millis == 0 {
+        let reason = "payloads need some processor time, such as 1 or 500m";
+        return Err(ConfigError::Value { name: "cpu", value: "0".into(), reason });
+    }
+    Ok((slots, cpu_millis))
 }
 
 /// The image store's folder: as named, or in the user's cache.

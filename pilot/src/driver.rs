@@ -205,7 +205,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
     pub fn adopt(&mut self, adoptions: Vec<Adoption>) {
         let now = self.now();
         for Adoption { slot, epoch, key, ran_ms, offer } in adoptions {
-            let mut payload = offer.facts();
+            let mut payload = offer.facts(self.runtime.bind_wait());
             payload.walltime_ms = payload.walltime_ms.saturating_sub(ran_ms);
             let lease = offer.lease.map(|span| lease(now, span));
             let claim = Box::new(Claim { id: offer.claim, payload, lease });
@@ -317,13 +317,13 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
     }
 
     fn on_stop(&mut self, request: StopRequest) -> Input {
-        let (kind, signal) = match request {
-            StopRequest::Grace { signal } => (StopKind::Grace, signal),
-            StopRequest::Kill { signal } => (StopKind::Kill, signal),
+        let (kind, signal, cause) = match request {
+            StopRequest::Grace { signal, cause } => (StopKind::Grace, signal, cause),
+            StopRequest::Kill { signal, cause } => (StopKind::Kill, signal, cause),
         };
         tracing::info!(?kind, signal, "told to stop");
         self.signal.get_or_insert(signal);
-        Input::Stop { kind, cause: StopCause::PilotStopping }
+        Input::Stop { kind, cause }
     }
 
     /// Tasks end when their work is done. One that panicked is a fault of the pilot itself: everything is stopped, and what
@@ -411,7 +411,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
     fn on_offers(&mut self, asked: Moment, offers: Vec<Offer>) -> Input {
         let claims = offers.iter().map(|offer| Claim {
             id: offer.claim,
-            payload: offer.facts(),
+            payload: offer.facts(self.runtime.bind_wait()),
             lease: offer.lease.map(|span| lease(asked, span)),
         });
         let input = Input::Offered(claims.collect());

@@ -6,9 +6,11 @@
 //! **Must not know:** any adapter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pilot_core::{
-    ClaimId, Demand, Drained, Epoch, Exit, Fault, ImageKey, Outcome, ReleaseWhy, Signal, SlotId, TrustGroup,
+    ClaimId, Demand, Drained, Epoch, Exit, Fault, ImageKey, Outcome, ReleaseWhy, Signal, SlotId, StopCause,
+    TrustGroup,
 };
 
 use crate::payload::{Payload, Source};
@@ -44,15 +46,15 @@ pub enum Renewed {
     Lost,
 }
 
-/// Longest bind in milliseconds. A healthy one takes a few; a network file system may take its time.
-const BIND_TIMEOUT_MS: u64 = 60_000;
+/// Longest bind. A healthy one takes milliseconds; a network file system may take its time.
+const BIND_WAIT: Duration = Duration::from_secs(60);
 /// A payload without a walltime: longer than any machine is up (100 years).
 const NO_WALLTIME_MS: u64 = 3_155_760_000_000;
 
 impl Offer {
-    /// What pilot-core has to know of it.
+    /// What pilot-core has to know of it, where a bind may take `bind_wait`.
     #[must_use]
-    pub fn facts(&self) -> pilot_core::Payload {
+    pub fn facts(&self, bind_wait: Duration) -> pilot_core::Payload {
         let payload = &*self.payload;
         let inputs = payload.inputs.iter().filter_map(|input| match &input.source {
             Source::Stage(uri) => Some(pilot_core::InputKey(uri.to_string().into())),
@@ -68,7 +70,7 @@ impl Offer {
             trust: TrustGroup(self.terms.trust_group.as_str().into()),
             image: ImageKey(payload.image.as_str().into()),
             inputs: inputs.collect(),
-            bind_timeout_ms: BIND_TIMEOUT_MS,
+            bind_timeout_ms: u64::try_from(bind_wait.as_millis()).unwrap_or(u64::MAX),
             walltime_ms: payload.walltime_ms.unwrap_or(NO_WALLTIME_MS),
             grace_ms: u64::from(payload.grace_ms),
             at_most_once: self.terms.at_most_once,
@@ -189,6 +191,10 @@ pub trait Runtime: Send + Sync + 'static {
     fn clean(&self, slot: SlotId) -> impl Future<Output = Result<bool, Fault>> + Send;
     /// The payload will not run again: what only it would have read may go.
     fn settle(&self, payload: &Payload);
+    /// How long a bind may take before it is given up. A runtime gives up earlier on what it knows to be in vain.
+    fn bind_wait(&self) -> Duration {
+        BIND_WAIT
+    }
     /// Takes down what slots still hold for the next payload. Nothing is bound after this.
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
@@ -211,11 +217,15 @@ pub enum StopRequest {
     Grace {
         /// The signal that asked.
         signal: i32,
+        /// On whose behalf.
+        cause: StopCause,
     },
     /// End everything at once.
     Kill {
         /// The signal that asked.
         signal: i32,
+        /// On whose behalf.
+        cause: StopCause,
     },
 }
 

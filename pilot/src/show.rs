@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::{Conclusion, Outcome, Usage};
 
 use crate::driver::Progress;
+use crate::payload::Payload;
 use crate::queue::workflow::{Standing, WorkflowQueue};
 use crate::ui::{Figures, Reporter, RowState, Saved, Summary, SummaryRow, UiEvent};
 use crate::workflow::Plan;
@@ -91,29 +93,19 @@ impl Show {
         self.tell(at, &event);
     }
 
-    /// The end.
-    pub fn summary(&mut self, at: Duration, queue: &WorkflowQueue) {
+    /// The end. Payloads in the order of the plan.
+    pub fn summary(&mut self, at: Duration, ends: impl IntoIterator<Item = End>) {
         let mut summary = Summary {
             workflow: self.workflow.clone(),
             wall_ms: millis(at),
             rows: Vec::new(),
             saved: Vec::new(),
         };
-        for (index, entry) in queue.entries().iter().enumerate() {
-            let Some((standing, tries, outcome)) = queue.standing(index) else { continue };
-            let payload = &entry.payload;
+        for (index, End { payload, state, tries, outcome }) in ends.into_iter().enumerate() {
             let name = payload.name.to_string();
-            let state = match standing {
-                Standing::Succeeded => RowState::Done,
-                Standing::Failed => RowState::Failed,
-                Standing::Waiting
-                | Standing::Ready { .. }
-                | Standing::Claimed(_)
-                | Standing::Skipped { .. } => RowState::NotRun,
-            };
             let log = self.logs.join(format!("{name}.stderr"));
             if state == RowState::Done {
-                summary.saved.extend(saved(payload));
+                summary.saved.extend(saved(&payload));
             }
             summary.rows.push(SummaryRow {
                 array: self.arrays.get(index).cloned().flatten(),
@@ -130,7 +122,35 @@ impl Show {
     }
 }
 
-fn saved(payload: &crate::payload::Payload) -> impl Iterator<Item = Saved> + '_ {
+/// How a payload ended.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// Which.
+    pub payload: Arc<Payload>,
+    /// How it stands.
+    pub state: RowState,
+    /// How often it was started.
+    pub tries: u32,
+    /// Of the last try.
+    pub outcome: Option<Outcome>,
+}
+
+/// How the payloads of a queue stand.
+pub fn ends(queue: &WorkflowQueue) -> impl Iterator<Item = End> + '_ {
+    queue.entries().iter().enumerate().filter_map(|(index, entry)| {
+        let (standing, tries, outcome) = queue.standing(index)?;
+        let state = match standing {
+            Standing::Succeeded => RowState::Done,
+            Standing::Failed => RowState::Failed,
+            Standing::Waiting | Standing::Ready { .. } | Standing::Claimed(_) | Standing::Skipped { .. } => {
+                RowState::NotRun
+            }
+        };
+        Some(End { payload: Arc::clone(&entry.payload), state, tries, outcome })
+    })
+}
+
+fn saved(payload: &Payload) -> impl Iterator<Item = Saved> + '_ {
     payload.outputs.iter().filter_map(|output| {
         let path = output.save.as_ref()?;
         let bytes = std::fs::metadata(path).ok()?.len();

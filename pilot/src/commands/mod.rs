@@ -7,6 +7,7 @@ pub mod forget;
 pub mod images;
 pub mod logs;
 pub mod ls;
+pub mod pod;
 pub mod run;
 pub mod schema;
 pub mod serve;
@@ -17,6 +18,9 @@ pub mod wait;
 mod grid;
 mod images_pull;
 mod images_usage;
+pub mod in_pod;
+mod push;
+mod run_remote;
 mod spooled;
 mod standing;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pilot_core::{Demand, DoneWhy, Fault, FaultClass, PilotConfig, RunExit};
 
+use super::run_remote::{self, Wanted};
 use crate::cli::{OutputFormat, RunArgs, complain, refuse, say};
 use crate::cluster::LocalCluster;
 use crate::config::{Config, Settings, Surroundings};
@@ -15,13 +16,15 @@ use crate::entries::entries;
 use crate::fault::chain;
 use crate::payload::{Payload, Resources};
 use crate::queue::workflow::{Entry, WorkflowQueue};
+use crate::runtime::adoption::Standing;
 use crate::runtime::local::{LocalError, LocalRuntime, Name};
-use crate::show::Show;
+use crate::show::{Show, ends};
 use crate::ui::{Reporter, size_of};
 use crate::workflow::{self, Disk, Plan};
 
 /// Runs the workflow.
 pub fn run(settings: Settings, around: &Surroundings, arguments: &RunArgs, output: OutputFormat) -> RunExit {
+    let given = settings.clone();
     let config = match Config::new(settings, around) {
         Ok(config) => config,
         Err(error) => return refuse(&error),
@@ -59,7 +62,12 @@ pub fn run(settings: Settings, around: &Surroundings, arguments: &RunArgs, outpu
         }
     };
     let show = Show::new(reporter, &plan, logs.clone());
-    let exit = threads.block_on(drive(config, entries, show));
+    let exit = if config.place.is_some() {
+        let wanted = Wanted { settings: &given, config: &config, arguments, plan: &plan, out: &out };
+        threads.block_on(run_remote::run(wanted, entries, show))
+    } else {
+        threads.block_on(drive(config, entries, show))
+    };
     if exit == RunExit::Success || exit == RunExit::PayloadFailed {
         for name in &arguments.show {
             let text = std::fs::read(logs.join(format!("{name}.stdout"))).unwrap_or_default();
@@ -96,7 +104,7 @@ async fn drive(config: Config, entries: Vec<Entry>, mut show: Show) -> RunExit {
     }
     let driver = Driver::new(pilot, Arc::clone(&queue), Arc::clone(&runtime), cluster).with_ticks();
     let done = driver.run(|progress| show.progress(started.elapsed(), progress)).await;
-    show.summary(started.elapsed(), &queue);
+    show.summary(started.elapsed(), ends(&queue));
     exit_of(&done, &queue)
 }
 
@@ -110,7 +118,7 @@ pub(super) fn local_exit(error: &LocalError) -> RunExit {
 }
 
 /// The worst of what the payloads came to, unless a signal or the pilot itself ended it.
-fn exit_of(done: &Done, queue: &WorkflowQueue) -> RunExit {
+pub(crate) fn exit_of(done: &Done, queue: &WorkflowQueue) -> RunExit {
     match (&done.why, done.signal) {
         (_, Some(2)) => return RunExit::Interrupted,
         (_, Some(_)) => return RunExit::Terminated,
@@ -175,6 +183,8 @@ fn fits(payload: &Payload, config: &Config) -> Result<(), Fault> {
 
 fn planned(plan: &Plan, config: &Config, out: &Path) -> Result<Vec<Entry>, Fault> {
     let entries = entries(plan, out)?;
-    entries.iter().try_for_each(|entry| fits(&entry.payload, config))?;
+    if config.place.is_none() {
+        entries.iter().try_for_each(|entry| fits(&entry.payload, config))?;
+    }
     Ok(entries)
 }

@@ -14,17 +14,17 @@ use pilot_core::{ClaimId, Demand, DoneWhy, Fault, Lifetime, PilotConfig, RunExit
 use spool::{NewPilot, Registration, Spool};
 use stage::StageName;
 
-use crate::api::Control;
 use crate::board::{Identity, LiveBoard, StagesHeld};
 use crate::cli::{OutputFormat, ServeArgs, complain, refuse, say};
-use crate::cluster::LocalCluster;
+use crate::cluster::{LocalCluster, PodCluster};
 use crate::commands::run::local_exit;
 use crate::config::{Config, Settings, Surroundings, spool_folder};
 use crate::driver::{Adoption, Driver, Progress};
 use crate::fault::chain;
-use crate::ports::Offer;
+use crate::ports::{Cluster, Offer};
 use crate::queue::spool::{SpoolQueue, SpoolQueueConfig};
-use crate::runtime::local::{Found, LocalRuntime, Name, start_ticks};
+use crate::runtime::adoption::{Found, Standing};
+use crate::runtime::local::{LocalRuntime, Name, start_ticks};
 
 /// How often the spool hears of a pilot, and stages are looked through for such as nobody will read.
 const TEND: Duration = Duration::from_secs(30);
@@ -68,25 +68,57 @@ pub fn serve(
 
 async fn run(wanted: Wanted) -> RunExit {
     // Listening comes first: a Ctrl-C from here on must leave nothing behind.
-    let cluster = match LocalCluster::listen() {
-        Ok(cluster) => cluster,
+    let signals = match LocalCluster::listen() {
+        Ok(signals) => signals,
         Err(error) => {
             complain(&format!("listen for signals: {error}"));
             return RunExit::OwnFault;
         }
     };
+    let total = Demand { cpu_millis: wanted.config.cpu_millis, memory_bytes: wanted.config.memory_bytes };
+    if wanted.config.place.is_some() {
+        return match super::in_pod::runtime(&wanted.config, true).await {
+            Ok(runtime) => {
+                let cluster = PodCluster::new(signals, runtime.grace());
+                let share = Share { slots: runtime.slot_count(), total: runtime.total() };
+                serve_with(&wanted, share, Arc::new(runtime), cluster).await
+            }
+            Err((line, exit)) => {
+                complain(&line);
+                exit
+            }
+        };
+    }
     let (config, name) = (wanted.config.clone(), wanted.name.clone());
     let made = tokio::task::spawn_blocking(move || LocalRuntime::new(&config, Name::Fixed(&name))).await;
-    let runtime = match made {
-        Ok(Ok(runtime)) => Arc::new(runtime),
-        Ok(Err(error)) => return local_exit(&error),
+    match made {
+        Ok(Ok(runtime)) => {
+            let share = Share { slots: wanted.config.slots, total };
+            serve_with(&wanted, share, Arc::new(runtime), signals).await
+        }
+        Ok(Err(error)) => local_exit(&error),
         Err(error) => {
             complain(&format!("start: {error}"));
-            return RunExit::OwnFault;
+            RunExit::OwnFault
         }
-    };
-    let exit = match begin(&wanted, &runtime).await {
-        Ok(service) => service.drive(&wanted, Arc::clone(&runtime), cluster).await,
+    }
+}
+
+/// What the pilot has to hand out.
+#[derive(Clone, Copy)]
+struct Share {
+    slots: u32,
+    total: Demand,
+}
+
+async fn serve_with<R: Standing>(
+    wanted: &Wanted,
+    share: Share,
+    runtime: Arc<R>,
+    cluster: impl Cluster,
+) -> RunExit {
+    let exit = match begin(wanted, share, &runtime).await {
+        Ok(service) => service.drive(wanted, share, Arc::clone(&runtime), cluster).await,
         Err((line, exit)) => {
             complain(&line);
             exit
@@ -110,16 +142,16 @@ struct Service {
 
 type Refusal = (String, RunExit);
 
-async fn begin(wanted: &Wanted, runtime: &Arc<LocalRuntime>) -> Result<Service, Refusal> {
-    let Wanted { config, spool: folder, name, metrics, until_empty, .. } = wanted;
+async fn begin<R: Standing>(wanted: &Wanted, share: Share, runtime: &Arc<R>) -> Result<Service, Refusal> {
+    let Wanted { spool: folder, name, metrics, until_empty, .. } = wanted;
     let bad = |error: &dyn std::error::Error| (chain(error), RunExit::BadInput);
     let mut spool = Spool::open(folder).map_err(|error| bad(&error))?;
-    let slots = config.slots;
+    let Share { slots, total } = share;
     let identity = Identity {
         name: name.clone(),
         slots,
-        cpu_millis: config.cpu_millis,
-        memory_bytes: config.memory_bytes,
+        cpu_millis: total.cpu_millis,
+        memory_bytes: total.memory_bytes,
     };
     let looked_at = Arc::downgrade(runtime);
     let board = LiveBoard::new(identity).with_stages(move || held(&looked_at));
@@ -140,19 +172,19 @@ async fn begin(wanted: &Wanted, runtime: &Arc<LocalRuntime>) -> Result<Service, 
     let unusable = |fault: Fault| (fault.to_string(), RunExit::BadInput);
     let queue = Arc::new(SpoolQueue::open(folder, closes).map_err(unusable)?);
     let adoptions = recover(&queue, runtime).await.map_err(unusable)?;
-    free_stages(&queue, runtime).await;
+    free_stages(&queue, &**runtime).await;
     Ok(Service { queue, board, adoptions, spool, _registration: registration, api, _metrics: metrics })
 }
 
 /// What the board says of stages.
-fn held(runtime: &std::sync::Weak<LocalRuntime>) -> StagesHeld {
+fn held<R: Standing>(runtime: &std::sync::Weak<R>) -> StagesHeld {
     let rows = runtime.upgrade().map(|runtime| runtime.stages()).unwrap_or_default();
     let bytes = rows.iter().map(|row| row.bytes).sum();
     StagesHeld { stages: rows.len() as u64, bytes }
 }
 
 /// Brings together what was found in slots and what the spool says of it.
-async fn recover(queue: &SpoolQueue, runtime: &Arc<LocalRuntime>) -> Result<Vec<Adoption>, Fault> {
+async fn recover<R: Standing>(queue: &SpoolQueue, runtime: &Arc<R>) -> Result<Vec<Adoption>, Fault> {
     let inventory = runtime.recover().await;
     for (slot, fault) in &inventory.dirty {
         tracing::error!(%slot, %fault, "what an earlier pilot left in a slot can't be removed");
@@ -194,7 +226,7 @@ async fn recover(queue: &SpoolQueue, runtime: &Arc<LocalRuntime>) -> Result<Vec<
 }
 
 /// Frees stages whose readers ended elsewhere, or were cancelled.
-async fn free_stages(queue: &SpoolQueue, runtime: &LocalRuntime) {
+async fn free_stages(queue: &SpoolQueue, runtime: &impl Standing) {
     for workflow in runtime.workflows() {
         let Ok(unfinished) = queue.unfinished(&workflow).await else { return };
         let names: BTreeSet<StageName> =
@@ -204,19 +236,24 @@ async fn free_stages(queue: &SpoolQueue, runtime: &LocalRuntime) {
 }
 
 impl Service {
-    async fn drive(mut self, wanted: &Wanted, runtime: Arc<LocalRuntime>, cluster: LocalCluster) -> RunExit {
+    async fn drive<R: Standing>(
+        mut self,
+        wanted: &Wanted,
+        share: Share,
+        runtime: Arc<R>,
+        cluster: impl Cluster,
+    ) -> RunExit {
         let Wanted { config, spool: folder, name, output, .. } = wanted;
         let teller = Teller { output: *output };
-        teller.began(name, folder, config, self.adoptions.len());
+        teller.began(name, folder, share.slots, self.adoptions.len());
         if let Some(lack) = runtime.unenforced() {
             complain(&lack);
         }
-        let total = Demand { cpu_millis: config.cpu_millis, memory_bytes: config.memory_bytes };
         let pilot = PilotConfig {
             bind_ahead: config.bind_ahead,
             idle_ms: config.idle_ms,
             lifetime: config.lifetime_ms.map(lifetime),
-            ..PilotConfig::new(config.slots, total)
+            ..PilotConfig::new(share.slots, share.total)
         };
         let mut driver = Driver::new(pilot, Arc::clone(&self.queue), Arc::clone(&runtime), cluster);
         driver.adopt(std::mem::take(&mut self.adoptions));
@@ -254,13 +291,13 @@ impl Service {
 }
 
 /// What has to be done now and then beside the driver.
-async fn tend(queue: Arc<SpoolQueue>, runtime: Arc<LocalRuntime>) -> std::convert::Infallible {
+async fn tend(queue: Arc<SpoolQueue>, runtime: Arc<impl Standing>) -> std::convert::Infallible {
     loop {
         tokio::time::sleep(TEND).await;
         if let Err(fault) = queue.beat().await {
             tracing::debug!(%fault, "the spool can't be told that this pilot lives");
         }
-        free_stages(&queue, &runtime).await;
+        free_stages(&queue, &*runtime).await;
     }
 }
 
@@ -279,15 +316,15 @@ struct Teller {
 }
 
 impl Teller {
-    fn began(&self, name: &str, folder: &std::path::Path, config: &Config, adopted: usize) {
+    fn began(&self, name: &str, folder: &std::path::Path, slots: u32, adopted: usize) {
         if self.output == OutputFormat::Json {
             let line = serde_json::json!({
                 "event": "serving", "pilot": name, "spool": folder.display().to_string(),
-                "slots": config.slots, "adopted": adopted,
+                "slots": slots, "adopted": adopted,
             });
             say(&format!("{line}\n"));
         } else {
-            say(&format!("{name} serves {} with {} slots\n", folder.display(), config.slots));
+            say(&format!("{name} serves {} with {} slots\n", folder.display(), slots));
         }
     }
 

@@ -1,9 +1,21 @@
-//! Runtime adapters: where payloads run. `slots` and `logs` are common to all of them.
+//! Runtime adapters: where payloads run. All but [`kubernetes`] and [`local`] is common to all of them.
 
+pub mod adoption;
 pub mod exec;
+pub mod kubernetes;
 pub mod local;
 pub mod logs;
 pub mod slots;
+
+mod committing;
+mod following;
+mod known;
+mod launching;
+mod pristine;
+mod record;
+mod stages;
+mod talk;
+mod usage;
 
 use std::os::fd::OwnedFd;
 

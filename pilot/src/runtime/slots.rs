@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use wire::frame::{self, ReceiveError, SendError};
-use wire::slot::{FromShim, Nonce, ShimState, ToShim};
+use wire::slot::{CleanReport, FromShim, Nonce, ShimState, ToShim};
 use wire::version::PROTOCOL;
 
 use super::watch;
@@ -97,18 +97,35 @@ impl SlotListener {
     /// # Errors
     /// When too many strangers call or the proven shim speaks another protocol.
     pub async fn accept_proven(&self, nonce: Nonce) -> Result<(Connection, ShimState), SlotError> {
-        for _ in 0..STRANGERS_MAX {
+        let caller = self.accept_any(&[nonce]).await?;
+        Ok((caller.connection, caller.state))
+    }
+
+    /// Waits for a shim that knows one of `nonces`. Give it a deadline from outside.
+    ///
+    /// # Errors
+    /// As [`SlotListener::accept_proven`].
+    pub async fn accept_any(&self, nonces: &[Nonce]) -> Result<Caller, SlotError> {
+        // A shim that is idle calls again when it is hung up on; this one is about to be replaced.
+        let mut idle = None;
+        let mut strangers = 0;
+        while strangers < STRANGERS_MAX {
             let connection = self.accept().await?;
             let hello = tokio::time::timeout(HELLO_WAIT, connection.receive()).await;
-            if let Ok(Ok(Some(FromShim::Hello { protocol, nonce: theirs, state }))) = hello
-                && theirs == nonce
-            {
-                if !PROTOCOL.understands(protocol) {
-                    return Err(SlotError::Protocol { theirs: protocol });
+            match hello {
+                Ok(Ok(Some(FromShim::Hello { protocol, nonce, state }))) if nonces.contains(&nonce) => {
+                    if !PROTOCOL.understands(protocol) {
+                        return Err(SlotError::Protocol { theirs: protocol });
+                    }
+                    return Ok(Caller { connection, nonce, state });
                 }
-                return Ok((connection, state));
+                Ok(Ok(Some(FromShim::Hello { nonce, .. }))) if nonce.is_idle() => {
+                    drop(idle.replace(connection));
+                }
+                _ => tracing::warn!("a connection to the slot's socket did not prove itself"),
             }
-            tracing::warn!("a connection to the slot's socket did not prove itself");
+            // The idle ones count too: each takes its turn.
+            strangers += 1;
         }
         Err(SlotError::Strangers)
     }
@@ -132,6 +149,17 @@ impl SlotListener {
             }
         }
     }
+}
+
+/// A shim that proved itself.
+#[derive(Debug)]
+pub struct Caller {
+    /// The line to it.
+    pub connection: Connection,
+    /// By which of the nonces.
+    pub nonce: Nonce,
+    /// What it was doing.
+    pub state: ShimState,
 }
 
 /// A connection to a shim.
@@ -164,6 +192,41 @@ impl Connection {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Asks the shim to remove what a payload left, and waits until it has; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When it can't be asked, or does not answer with a message.
+    pub async fn clean(&self) -> Result<Option<CleanReport>, SlotError> {
+        self.send(&ToShim::Clean, &[]).await?;
+        self.cleaned().await
+    }
+
+    /// Waits until the shim, which was asked before, has cleaned.
+    ///
+    /// # Errors
+    /// As [`Connection::clean`].
+    pub async fn cleaned(&self) -> Result<Option<CleanReport>, SlotError> {
+        loop {
+            match self.receive().await? {
+                Some(FromShim::Cleaned(report)) => return Ok(Some(report)),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Asks the shim to remove what a payload left and to end.
+    ///
+    /// # Errors
+    /// As [`Connection::clean`].
+    pub async fn retire(&self) -> Result<(), SlotError> {
+        match self.clean().await? {
+            Some(report) => tracing::debug!(?report, "cleaned"),
+            None => return Ok(()),
+        }
+        self.send(&ToShim::Retire, &[]).await
     }
 
     /// Receives one message; `None` when the shim has closed its end. A shim sends no descriptors: any that come are

@@ -20,8 +20,13 @@ use stage::{
     ReserveError, StageName, StageUri, lend_file,
 };
 
+use wire::pilot::StageRow;
+
 use crate::fault::chain;
 use crate::payload::{Output, Payload, Source, StageClass};
+
+/// Where an input in a file lies in a slot, before the shim makes the link in `/stage/in`.
+pub(super) const FILE_INPUTS: &str = "/.latebind/in";
 
 /// All stages of a pilot.
 #[derive(Debug)]
@@ -134,10 +139,16 @@ impl Stages {
     }
 
     /// Opens a payload's inputs for its slot: files are linked into `inputs`, memory is given by descriptor.
-    pub(super) fn open_inputs(&self, payload: &Payload, inputs: &Path) -> Result<Vec<OpenInput>, Fault> {
+    /// Where an input that lies on the host will be found, `host` says.
+    pub(super) fn open_inputs(
+        &self,
+        payload: &Payload,
+        inputs: &Path,
+        host: impl Fn(usize, &StageName, &Path) -> Result<String, Fault>,
+    ) -> Result<Vec<OpenInput>, Fault> {
         let folder = open_folder(inputs)?;
         let open = |index: usize, name: &StageName, source: &Source| match source {
-            Source::Host(_) => Ok(OpenInput::Link(super::container::host_input(index))),
+            Source::Host(path) => host(index, name, path).map(OpenInput::Link),
             Source::Stage(uri) => match self.lock().held.get(uri) {
                 None => Err(Fault::new(FaultClass::Retry, format!("{uri} is not there"))),
                 Some(Held::Memory(stage)) => stage
@@ -147,7 +158,7 @@ impl Stages {
                 Some(Held::File(stages)) => {
                     let stages = open_folder(stages)?;
                     lend_file(stages.as_fd(), &uri.output, folder.as_fd(), name)
-                        .map(|_| OpenInput::Link(format!("{}/{name}", super::container::FILE_INPUTS)))
+                        .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
                         .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))
                 }
             },
@@ -296,11 +307,11 @@ impl Stages {
         self.lock().held.contains_key(uri)
     }
 
-    /// All that is held, with sizes in bytes.
-    pub(super) fn list(&self) -> Vec<(StageUri, u64)> {
+    /// All that is held.
+    pub(super) fn rows(&self) -> Vec<StageRow> {
         let state = self.lock();
         let held = state.ledger.objects().filter(|(_, object)| object.committed);
-        held.map(|(uri, object)| (uri.clone(), object.bytes)).collect()
+        held.map(|(uri, object)| StageRow { stage: uri.to_string(), bytes: object.bytes }).collect()
     }
 
     /// Workflows that have stages here.
@@ -413,6 +424,21 @@ fn folders(root: &Path) -> Vec<(StageName, PathBuf)> {
             Some((name, entry.path()))
         })
         .collect()
+}
+
+/// Removes the empty folders below `folder`, and it too if nothing is left.
+pub(super) fn prune(folder: &Path) {
+    for (path, is_folder) in entries(folder) {
+        if is_folder {
+            prune(&path);
+        }
+    }
+    let _ = std::fs::remove_dir(folder);
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = (PathBuf, bool)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
 
 fn uri(payload: &Payload, output: &StageName) -> StageUri {

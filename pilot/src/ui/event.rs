@@ -6,7 +6,7 @@
 //!
 //! Must not know: who listens, what led to an event.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Something that a person may want to see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -140,7 +140,7 @@ pub struct SummaryRow {
 }
 
 /// How a payload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowState {
     /// It succeeded.

@@ -21,44 +21,16 @@ use pilot_core::{ClaimId, Epoch, Fault, FaultClass, SlotId};
 use tokio::io::Interest;
 use wire::slot::{ExitReport, ShimState};
 
-use super::launch::log_path;
+use super::LocalRuntime;
 use super::live::{Live, died};
-use super::record::{LaunchLog, Launched, Record, boot_ms, start_ticks};
-use super::{LocalRuntime, slot_fault};
-use crate::payload::Payload;
+use crate::runtime::adoption::{Found, Inventory};
+use crate::runtime::launching::{log_path, slot_fault};
+use crate::runtime::record::{LaunchLog, Launched, Record, boot_ms, start_ticks};
 use crate::runtime::slots::{Connection, SlotListener};
 use crate::runtime::watch;
 
 /// A shim whose pilot has gone looks for a new one several times a second.
 const SHIM_RETURNS: Duration = Duration::from_secs(3);
-
-/// A payload that was found running.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// Where.
-    pub slot: SlotId,
-    /// The epoch in which it was launched.
-    pub epoch: Epoch,
-    /// The claim under which it was launched.
-    pub claim: ClaimId,
-    /// What its slot must have in common with the next one's.
-    pub key: String,
-    /// How long ago it was launched, in milliseconds.
-    pub ran_ms: u64,
-    /// What runs.
-    pub payload: Payload,
-}
-
-/// What a look around came to.
-#[derive(Debug, Default)]
-pub struct Inventory {
-    /// In slots of this pilot.
-    pub found: Vec<Found>,
-    /// Claims that were launched and whose payloads are gone. Those that their queue knows to be over are among them.
-    pub lost: Vec<ClaimId>,
-    /// What could not be taken down.
-    pub dirty: Vec<(SlotId, Fault)>,
-}
 
 enum Left {
     Adopted(Box<(Live, Launched)>),
@@ -68,7 +40,7 @@ enum Left {
 
 impl LocalRuntime {
     /// Looks at every slot that an earlier pilot of this name left. To be called once, before anything is bound.
-    pub async fn recover(&self) -> Inventory {
+    pub(super) async fn look_around(&self) -> Inventory {
         self.shared.stages.recover(&self.shared.folders.stages_root());
         let mut looks = tokio::task::JoinSet::new();
         for number in self.shared.folders.left() {
@@ -85,9 +57,7 @@ impl LocalRuntime {
                 Err(error) => tracing::error!(%error, "looking at a slot failed"),
             }
         }
-        let running = |claim: &ClaimId| inventory.found.iter().any(|found| found.claim == *claim);
-        let ended: Vec<ClaimId> = launches.into_iter().filter(|claim| !running(claim)).collect();
-        inventory.lost.extend(ended);
+        inventory.settle(launches);
         inventory
     }
 
@@ -109,7 +79,7 @@ impl LocalRuntime {
     }
 
     /// Ends a payload that was found and that nobody wants any more.
-    pub async fn disown(&self, slot: SlotId) -> Result<(), Fault> {
+    pub(super) async fn end_found(&self, slot: SlotId) -> Result<(), Fault> {
         let mut held = self.slot(slot)?.live.lock().await;
         if let Some(live) = held.as_mut() {
             live.take_down().await?;

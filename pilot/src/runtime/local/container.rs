@@ -10,13 +10,12 @@ use oci_runner::{Bind, Dir, Network, Rootfs, Tmpfs};
 
 use super::folders::SlotFolders;
 use crate::payload::{Payload, Source};
+use crate::runtime::stages::FILE_INPUTS;
 
 /// `/tmp` and `/var/tmp` lie in memory; this is the most that each may take, and less when the payload has less memory.
 const TMP_BYTES_MAX: u64 = 1 << 30;
 /// `/stage` holds links and one folder: 2 x 512 names of 64 bytes fit.
 const STAGE_BYTES: u64 = 1 << 20;
-/// Where an input lies, before the shim makes the link in `/stage/in`.
-pub(super) const FILE_INPUTS: &str = "/.latebind/in";
 const HOST_INPUTS: &str = "/.latebind/host";
 
 /// The parts of a container that depend on the payload.

@@ -8,21 +8,16 @@
 //!
 //! **Must not know:** why a payload ended, which one comes next.
 
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::Arc;
-
 use oci_runner::cgroup::Cgroup;
 use pilot_core::{Drained, Fault, FaultClass};
-use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
-use wire::slot::{CleanReport, FromShim, ToShim};
+use wire::slot::ToShim;
 
 use super::folders::SlotFolders;
-use super::live::{Cleaning, Live, SHIM_WAIT, died};
-use super::slot_fault;
+use super::live::{Cleaning, Live, died};
 use crate::payload::Payload;
-use crate::runtime::slots::{Connection, SlotError};
+use crate::runtime::following::SHIM_WAIT;
+use crate::runtime::launching::{remove_files, slot_fault};
+use crate::runtime::pristine::{is_as_made, open_folder};
 
 /// The shim, its stage holder, and one that the shim may just be ending.
 const OWN_PROCESSES_MAX: usize = 3;
@@ -51,17 +46,8 @@ impl Live {
         let committed = match stages {
             Err(error) => Err(slot_fault(&error)),
             Ok(stages) => {
-                let (shared, owned, out) =
-                    (Arc::clone(&self.shared), payload.clone(), self.folders.out.clone());
-                // A copy of many gigabytes may be part of it.
-                let commit = move || {
-                    let committed = shared.stages.commit(&owned, outputs, &out, &stages);
-                    // Nothing may have been held; then the folder is of no use.
-                    super::folders::prune(&stages);
-                    committed
-                };
-                self.committing = Some((tokio::task::spawn_blocking(commit), payload.clone()));
-                self.committed().await
+                let places = (self.folders.out.clone(), stages);
+                self.commit.run(&self.shared.stages, payload, outputs, places).await
             }
         };
         match committed {
@@ -79,23 +65,6 @@ impl Live {
             && let Err(error) = std::fs::write(&self.folders.keeping, b"")
         {
             tracing::debug!(slot = %self.slot, %error, "it can't be noted that outputs are being kept");
-        }
-    }
-
-    /// Waits for a commit that was begun.
-    async fn committed(&mut self) -> Result<u64, Fault> {
-        let Some((commit, _)) = &mut self.committing else { return Ok(0) };
-        let committed = commit.await;
-        self.committing = None;
-        committed.unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "committing outputs panicked")))
-    }
-
-    /// A commit that was given up came too late: its claim was reported as failed.
-    async fn settle_commit(&mut self) {
-        if let Some((commit, payload)) = &mut self.committing {
-            let _too_late = commit.await;
-            self.shared.stages.discard(payload);
-            self.committing = None;
         }
     }
 
@@ -129,7 +98,7 @@ impl Live {
 
     /// Cleans up after a payload and keeps the container; `false` when it can't stay.
     pub(super) async fn clean_warm(&mut self) -> bool {
-        if !self.reusable || self.runs || self.starting.is_some() || self.committing.is_some() {
+        if !self.reusable || self.runs || self.starting.is_some() || self.commit.is_under_way() {
             return false;
         }
         // Given up half-way before: an answer may still be on its way, and would be taken for that to a later question.
@@ -139,7 +108,7 @@ impl Live {
         self.begin_clean().await;
         self.cleaning = Cleaning::Awaited;
         let Some(connection) = &self.connection else { return false };
-        let cleaned = match tokio::time::timeout(SHIM_WAIT, cleaned(connection)).await {
+        let cleaned = match tokio::time::timeout(SHIM_WAIT, connection.cleaned()).await {
             Ok(Ok(Some(report))) => report,
             other => {
                 tracing::debug!(slot = %self.slot, ?other, "the shim did not clean");
@@ -183,9 +152,9 @@ impl Live {
     /// Ends the container and removes every trace of the slot. May be called again after a failure.
     pub(super) async fn take_down(&mut self) -> Result<(), Fault> {
         self.settle_start().await;
-        self.settle_commit().await;
+        self.commit.settle(&self.shared.stages).await;
         if let Some(connection) = self.connection.take() {
-            let retired = tokio::time::timeout(SHIM_WAIT, retire(&connection)).await;
+            let retired = tokio::time::timeout(SHIM_WAIT, connection.retire()).await;
             if !matches!(retired, Ok(Ok(()))) {
                 tracing::debug!(slot = %self.slot, "the shim did not retire; killing it");
             } else {
@@ -221,59 +190,4 @@ impl Live {
             Err(_) => Err(Fault::new(FaultClass::Pilot, "removing a slot's traces panicked")),
         }
     }
-}
-
-fn open_folder(path: &Path) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).ok()
-}
-
-/// Whether a folder is empty and has the permission bits that it was made with.
-fn is_as_made(folder: &OwnedFd, mode: u32) -> bool {
-    let mut room = [MaybeUninit::<u8>::uninit(); 256];
-    let kept = rustix::fs::fstat(folder).is_ok_and(|stat| stat.st_mode & 0o7777 == mode);
-    if !kept || rustix::fs::seek(folder, SeekFrom::Start(0)).is_err() {
-        return false;
-    }
-    let mut entries = RawDir::new(folder, &mut room);
-    loop {
-        match entries.next() {
-            None => return true,
-            Some(Ok(entry)) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
-            Some(_) => return false,
-        }
-    }
-}
-
-/// Links to stages, and outputs that nobody wanted: files of ours, one deep. What is not goes with the slot.
-fn remove_files(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let _ = std::fs::remove_file(entry.path());
-    }
-}
-
-/// Asks a shim to remove what the payload left.
-async fn clean(connection: &Connection) -> Result<Option<CleanReport>, SlotError> {
-    connection.send(&ToShim::Clean, &[]).await?;
-    cleaned(connection).await
-}
-
-/// Waits until it has.
-async fn cleaned(connection: &Connection) -> Result<Option<CleanReport>, SlotError> {
-    loop {
-        match connection.receive().await? {
-            Some(FromShim::Cleaned(report)) => return Ok(Some(report)),
-            Some(_) => {}
-            None => return Ok(None),
-        }
-    }
-}
-
-/// Asks a shim to remove what the payload left and to end.
-async fn retire(connection: &Connection) -> Result<(), SlotError> {
-    match clean(connection).await? {
-        Some(report) => tracing::debug!(?report, "cleaned"),
-        None => return Ok(()),
-    }
-    connection.send(&ToShim::Retire, &[]).await
 }

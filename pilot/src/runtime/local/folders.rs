@@ -25,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 use oci_runner::remove_tree;
 
+use crate::runtime::stages::prune;
+
 /// Why the folders can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -326,16 +328,6 @@ fn places(state_dir: &Path, scratch_dir: &Path, id: &str) -> Result<(PathBuf, Pa
     private_folder(&scratch_dir.join("pilots"), "scratch-dir")?;
     let swept = sweep(state_dir, scratch_dir);
     Ok((state_dir.join("pilots").join(id), scratch_dir.join("pilots").join(id), swept))
-}
-
-/// Removes the empty folders below `folder`, and it too if nothing is left.
-pub(super) fn prune(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            prune(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(folder);
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -1,12 +1,11 @@
 //! Images of this pilot: checked and stored before a slot is touched, attached once for all slots.
 //!
-//! Payloads that name the same image with the same logins wait for one ingest. A failure is not remembered: the next
-//! payload tries again. What was looked at is known for a while: an image by digest or in a folder for as long as the right
-//! to it lasts, a tag of a registry for a minute. Meanwhile a payload costs neither a thread nor a look at the disk.
+//! What was looked at is known for a while: an image by digest or in a folder for as long as the right to it lasts, a tag of
+//! a registry for a minute ([`TAG_LASTS`]).
 //!
 //! **Must not know:** slots, containers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,20 +15,18 @@ use image_store::{
     RegistryAccess, Root, SourceError, Store, Transport,
 };
 use pilot_core::{Fault, FaultClass};
-use tokio::time::Instant;
 
-use super::launch::invocation;
 use crate::fault::chain;
 use crate::payload::Payload;
 use crate::ports::Prepared;
+use crate::runtime::known::Known;
+use crate::runtime::launching::{invocation, nothing_to_run};
 
 /// How long a tag means what it meant: as long as one waits for a nightly build to be seen, and once a minute is no load
 /// on a registry.
-const TAG_LASTS: Duration = Duration::from_secs(60);
+pub(in crate::runtime) const TAG_LASTS: Duration = Duration::from_secs(60);
 /// Programs that are remembered as being in an image; more are looked up again.
 const PROGRAMS_MAX: usize = 1024;
-/// Payloads whose image may be another by now that are remembered; far more than are ever bound or about to be.
-const CHOSEN_MAX: usize = 8192;
 /// Tries when an image that is there is looked up again: what is stored serves too.
 const TRIES_AGAIN: u32 = 2;
 
@@ -44,33 +41,7 @@ pub(crate) struct Images {
     readable_by_all: bool,
     access: RegistryAccess,
     on_progress: Option<OnProgress>,
-    known: Mutex<BTreeMap<Key, Arc<Known>>>,
-    chosen: Mutex<Chosen>,
-}
-
-/// An image as a payload asks for it: reference, and the auth file if it brings its own.
-type Key = (String, Option<PathBuf>);
-
-/// What is known under one key.
-#[derive(Debug, Default)]
-struct Known {
-    current: Mutex<Option<Current>>,
-    /// Held by the one that looks; the others wait for what it finds.
-    looking: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Clone)]
-struct Current {
-    stored: Arc<Stored>,
-    /// When to look again; never if none.
-    until: Option<Instant>,
-}
-
-/// Which image a payload was prepared with, where its reference may mean another by now. The oldest go first.
-#[derive(Debug, Default)]
-struct Chosen {
-    by_payload: HashMap<(String, String), Arc<Stored>>,
-    order: VecDeque<(String, String)>,
+    known: Known<Stored>,
 }
 
 /// An image that can be bound.
@@ -107,8 +78,7 @@ impl Images {
         readable_by_all: bool,
         access: RegistryAccess,
     ) -> Self {
-        let (known, chosen) = (Mutex::default(), Mutex::default());
-        Self { store, attach, local, readable_by_all, access, on_progress: None, known, chosen }
+        Self { store, attach, local, readable_by_all, access, on_progress: None, known: Known::default() }
     }
 
     /// The same, with somebody who is told of progress, from threads that must not be kept.
@@ -122,11 +92,8 @@ impl Images {
     /// and stores and attaches it.
     pub(super) async fn prepare(&self, payload: &Payload) -> Result<Prepared, Fault> {
         let stored = self.current(payload).await?;
-        let (argv, env, cwd) = invocation(payload, &stored);
-        let Some(program) = argv.into_iter().next() else {
-            let text = "its image has neither ENTRYPOINT nor CMD; give the payload a command";
-            return Err(Fault::new(FaultClass::Payload, text));
-        };
+        let (argv, env, cwd) = invocation(payload, &stored.config);
+        let program = argv.into_iter().next().ok_or_else(nothing_to_run)?;
         let path = env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
         let asked = format!("{program}\0{path}\0{cwd}");
         if !locked(&stored.programs).contains(&asked) {
@@ -158,33 +125,16 @@ impl Images {
 
     /// The image that the payload's reference means now.
     async fn current(&self, payload: &Payload) -> Result<Arc<Stored>, Fault> {
-        let known = self.known(payload);
-        let stored = match known.fresh() {
-            Some(stored) => stored,
-            None => {
-                let _looking = known.looking.lock().await;
-                match known.fresh() {
-                    Some(stored) => stored,
-                    None => self.look(payload, &known).await?,
-                }
-            }
-        };
-        if locked(&known.current).as_ref().is_some_and(|current| current.until.is_some()) {
-            locked(&self.chosen).put(payload, &stored);
-        }
-        Ok(stored)
+        self.known.current(payload, |before| self.look(payload, before)).await
     }
 
-    fn known(&self, payload: &Payload) -> Arc<Known> {
-        let mut known = locked(&self.known);
-        Arc::clone(known.entry((payload.image.clone(), payload.registry_auth.clone())).or_default())
-    }
-
-    async fn look(&self, payload: &Payload, known: &Known) -> Result<Arc<Stored>, Fault> {
-        let before = locked(&known.current).as_ref().map(|current| Arc::clone(&current.stored));
-        let (image, logins) = (payload.image.clone(), payload.registry_auth.clone().map(Logins::File));
-        let mut access = self.access.clone();
-        access.logins = logins.unwrap_or(access.logins);
+    async fn look(
+        &self,
+        payload: &Payload,
+        before: Option<Arc<Stored>>,
+    ) -> Result<(Arc<Stored>, Option<Duration>), Fault> {
+        let image = payload.image.clone();
+        let mut access = access_of(payload, &self.access);
         if before.is_some() {
             access.patience.tries = TRIES_AGAIN;
         }
@@ -197,23 +147,12 @@ impl Images {
             on_progress: self.on_progress.clone(),
         };
         let brought = tokio::task::spawn_blocking(move || bringing.bring(&image, before));
-        let brought =
-            brought.await.unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "reading an image panicked")));
-        let (stored, lasts) = brought?;
-        let until = lasts.map(|lasts| Instant::now() + lasts);
-        *locked(&known.current) = Some(Current { stored: Arc::clone(&stored), until });
-        Ok(stored)
+        brought.await.unwrap_or_else(|_| Err(Fault::new(FaultClass::Pilot, "reading an image panicked")))
     }
 
     /// The image that a payload was prepared with.
     pub(super) fn stored(&self, payload: &Payload) -> Result<Arc<Stored>, Fault> {
-        if let Some(stored) = locked(&self.chosen).get(payload) {
-            return Ok(stored);
-        }
-        let current =
-            locked(&self.known(payload).current).as_ref().map(|current| Arc::clone(&current.stored));
-        current
-            .ok_or_else(|| Fault::new(FaultClass::Pilot, format!("image {} was not prepared", payload.image)))
+        self.known.chosen(payload)
     }
 
     /// A copy of an image's tree below `folder`, for one payload to write in.
@@ -236,37 +175,11 @@ impl Images {
     }
 }
 
-impl Known {
-    /// What is known and need not be looked up again.
-    fn fresh(&self) -> Option<Arc<Stored>> {
-        let current = locked(&self.current);
-        let current = current.as_ref()?;
-        let fresh = current.until.is_none_or(|until| Instant::now() < until);
-        fresh.then(|| Arc::clone(&current.stored))
-    }
-}
-
-impl Chosen {
-    fn key(payload: &Payload) -> (String, String) {
-        (payload.workflow.as_str().to_owned(), payload.name.as_str().to_owned())
-    }
-
-    fn get(&self, payload: &Payload) -> Option<Arc<Stored>> {
-        if self.by_payload.is_empty() { None } else { self.by_payload.get(&Self::key(payload)).cloned() }
-    }
-
-    fn put(&mut self, payload: &Payload, stored: &Arc<Stored>) {
-        let key = Self::key(payload);
-        if self.by_payload.insert(key.clone(), Arc::clone(stored)).is_some() {
-            return;
-        }
-        self.order.push_back(key);
-        if self.order.len() > CHOSEN_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.by_payload.remove(&oldest);
-        }
-    }
+/// How a payload's image is reached: with the payload's own logins if it brings any.
+pub(in crate::runtime) fn access_of(payload: &Payload, access: &RegistryAccess) -> RegistryAccess {
+    let mut access = access.clone();
+    access.logins = payload.registry_auth.clone().map_or(access.logins, Logins::File);
+    access
 }
 
 /// One look at an image, on a thread that may block.
@@ -331,7 +244,7 @@ fn store_fault(error: &dyn std::error::Error) -> Fault {
 }
 
 /// A bad image, or one that its asker may not have, is the payload's; a registry that is away is nobody's.
-fn preflight_fault(error: &PreflightError) -> Fault {
+pub(in crate::runtime) fn preflight_fault(error: &PreflightError) -> Fault {
     let class = match error {
         PreflightError::Store(_) => FaultClass::Pilot,
         PreflightError::Source(SourceError::Registry(registry)) if registry.is_transient() => {

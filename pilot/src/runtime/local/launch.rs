@@ -1,46 +1,28 @@
-//! Launching a payload in a bound slot and waiting until nothing of it runs.
-//!
-//! One loop hears everything that can happen meanwhile: the shim's messages, the payload's output, signals from the driver,
-//! helpers to start beside it, the work folder growing too large, a KILL that the shim does not carry out, and the end of
-//! PID 1 itself. For a payload that another pilot launched, the loop is all there is.
+//! Launching a payload in a bound slot, and what its end amounts to: status, figures, the limit that ended it.
 //!
 //! **Must not know:** why a signal is sent, what happens to the outputs.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::time::Duration;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use oci_runner::cgroup::Cgroup;
-use pilot_core::{Exit, ExitStatus, Fault, FaultClass, Signal, SlotId, StopCause, Usage};
+use pilot_core::{Exit, ExitStatus, Fault, FaultClass, StopCause, Usage};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
-use wire::slot::{
-    CgroupFigures, ExitReport, FdRole, FromShim, InputLink, Launch, LaunchId, LaunchRefusal, Rlimit, ToShim,
-    WaitStatus,
-};
+use wire::slot::{CgroupFigures, ExitReport};
 
 use super::folders::SlotFolders;
-use super::images::Stored;
-use super::live::{Live, SHIM_WAIT, died};
-use super::record::{Launched, boot_ms};
-use super::slot_fault;
-use super::stages::{OpenInput, OpenOutput};
-use super::usage::bytes_below;
-use crate::payload::{Payload, StageClass};
+use super::live::{Live, died};
+use crate::payload::Payload;
 use crate::ports::{Ended, Grant, LaunchFault};
-use crate::runtime::exec::{Companions, Word};
-use crate::runtime::slots::{Connection, SlotError};
+use crate::runtime::exec::Word;
+use crate::runtime::following::{Followed, Ground, SHIM_WAIT, follow, outlived, status};
+use crate::runtime::launching::{Parts, compose, refused, send_launch, slot_fault};
+use crate::runtime::record::{Launched, boot_ms};
+use crate::runtime::slots::SlotError;
+use crate::runtime::stages::OpenOutput;
 
-/// How often what a payload wrote is measured. A payload can be above its limit for about this long.
-const DISK_LOOK: Duration = Duration::from_secs(1);
-/// A shim carries out a KILL in milliseconds; then its container goes instead.
-const KILL_WAIT: Duration = Duration::from_secs(3);
-/// What a shell would answer (and what tini answers) when a program can't be run, or isn't there.
-const NOT_EXECUTABLE: u8 = 126;
-const NOT_FOUND: u8 = 127;
 const SIGKILL: i32 = 9;
-
-type Lent = Vec<(FdRole, OwnedFd)>;
 
 impl Live {
     /// See [`crate::ports::Runtime::launch`].
@@ -92,9 +74,19 @@ impl Live {
         self.holds_files = !payload.inputs.is_empty() || !payload.outputs.is_empty();
         if self.holds_files {
             self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, foreign)?;
-            self.inputs = self.shared.stages.open_inputs(payload, &self.folders.inputs)?;
+            let host = |index, _: &_, _: &_| Ok(super::container::host_input(index));
+            self.inputs = self.shared.stages.open_inputs(payload, &self.folders.inputs, host)?;
         }
-        let (launch, lent) = self.compose(payload)?;
+        let image = self.shared.images.stored(payload)?;
+        let parts = Parts {
+            slot: self.slot,
+            image: &image.config,
+            inputs: std::mem::take(&mut self.inputs),
+            outputs: &self.outputs,
+            memory_is_enforced: self.memory_is_enforced(),
+            streams: self.streams.as_mut(),
+        };
+        let (launch, lent) = compose(payload, parts)?;
         if self.shared.folders.serves() {
             // That of the payload before.
             let _ = std::fs::remove_file(&self.folders.keeping);
@@ -117,155 +109,37 @@ impl Live {
             // What can't be written down must not be run: nobody would know that it may have.
             launches.add(grant.claim).map_err(|error| slot_fault(&error))?;
         }
-        self.send_launch(launch, lent).await.map_err(|error| slot_fault(&error))
+        let connection = self.connection.as_ref().ok_or_else(|| slot_fault(&SlotError::Gone))?;
+        send_launch(connection, launch, lent).await.map_err(|error| slot_fault(&error))
     }
 
-    /// Everything the shim has to be told, and the descriptors that go with it.
-    fn compose(&mut self, payload: &Payload) -> Result<(Launch, Lent), Fault> {
-        let image = self.shared.images.stored(payload)?;
-        let mut lent: Lent = Vec::new();
-        let roles = [(FdRole::Stdout, "stdout"), (FdRole::Stderr, "stderr")];
-        for ((role, name), stream) in roles.into_iter().zip(self.streams.iter_mut().flatten()) {
-            let path = log_path(payload, name);
-            let writer = stream.begin(path.clone()).map_err(|error| {
-                Fault::new(FaultClass::Pilot, format!("begin log {}: {error}", path.display()))
-            })?;
-            lent.push((role, writer));
-        }
-        let mut links = Vec::new();
-        for (input, open) in payload.inputs.iter().zip(std::mem::take(&mut self.inputs)) {
-            let name = input.name.as_str().to_owned();
-            match open {
-                OpenInput::Link(target) => links.push(InputLink { name, target: target.into_bytes() }),
-                OpenInput::Memory(fd) => lent.push((FdRole::StageIn(name), fd)),
-            }
-        }
-        for (output, open) in payload.outputs.iter().zip(&self.outputs) {
-            if let OpenOutput::Memory(writer) = open {
-                let fd = writer.lend().try_clone_to_owned().map_err(|error| slot_fault(&error))?;
-                lent.push((FdRole::StageOut(output.name.as_str().to_owned()), fd));
-            }
-        }
-        let (argv, mut env, cwd) = invocation(payload, &image);
-        if !env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
-            env.push(format!("HOSTNAME={}", hostname(self.slot)));
-        }
-        let bytes = |strings: Vec<String>| strings.into_iter().map(String::into_bytes).collect();
-        let mut rlimits = vec![Rlimit::Core(0)];
-        if !self.memory_is_enforced() {
-            // Per process and of private writable memory only: the best there is without a cgroup (getrlimit(2)).
-            rlimits.push(Rlimit::Data(payload.resources.memory_bytes));
-        }
-        let launch = Launch {
-            id: LaunchId(std::array::from_fn(|_| fastrand::u8(..))),
-            argv: bytes(argv),
-            env: bytes(env),
-            cwd: cwd.into_bytes(),
-            umask: 0o022,
-            rlimits,
-            fds: Vec::new(),
-            links,
-        };
-        Ok((launch, lent))
-    }
-
-    /// Sends a launch, what doesn't fit in its frame in frames before it.
-    async fn send_launch(&self, mut launch: Launch, mut lent: Lent) -> Result<(), SlotError> {
-        let connection = self.connection.as_ref().ok_or(SlotError::Gone)?;
-        // One place stays free for the launch's own memory.
-        let in_frame = lent.len().min(wire::frame::FRAME_FDS_MAX - 1);
-        for part in lent.split_off(in_frame).chunks(wire::frame::FRAME_FDS_MAX) {
-            let fds: Vec<BorrowedFd<'_>> = part.iter().map(|(_, fd)| fd.as_fd()).collect();
-            let roles = part.iter().map(|(role, _)| role.clone()).collect();
-            connection.send(&ToShim::Lend { fds: roles }, &fds).await?;
-        }
-        launch.fds = lent.iter().map(|(role, _)| role.clone()).collect();
-        let fds: Vec<BorrowedFd<'_>> = lent.iter().map(|(_, fd)| fd.as_fd()).collect();
-        let message = ToShim::Launch(launch);
-        match connection.send(&message, &fds).await {
-            Err(SlotError::Encode(wire::EncodeError::TooLong { .. })) => {}
-            other => return other,
-        }
-        let ToShim::Launch(mut launch) = message else { return Ok(()) };
-        let mut roles = vec![FdRole::Launch];
-        roles.append(&mut launch.fds);
-        let (memory, bytes) = wire::write_launch_memory(&launch)?;
-        let mut all = vec![memory.as_fd()];
-        all.extend(fds);
-        connection.send(&ToShim::LaunchInMemory { bytes, fds: roles }, &all).await
-    }
-
-    /// Hears everything until the payload is gone.
+    /// Follows it until it is gone, and says how it ended.
     async fn follow(
         &mut self,
         payload: &Payload,
         words: &mut mpsc::Receiver<Word>,
-        mut started: bool,
+        started: bool,
     ) -> Result<Ended, LaunchFault> {
-        let mut cause = None;
-        let mut note = None;
-        let mut companions = Companions::default();
-        let mut give_up: Option<Instant> = (!started).then(|| Instant::now() + SHIM_WAIT);
-        let mut disk = tokio::time::interval_at(Instant::now() + DISK_LOOK, DISK_LOOK);
-        disk.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let (Some(connection), Some([out, err])) = (&self.connection, &mut self.streams) else {
-                return Err(LaunchFault::SlotLost(Fault::new(
-                    FaultClass::Slot,
-                    "the slot has no connection",
-                )));
-            };
-            tokio::select! {
-                // The shim's own words come first: they say more than its end.
-                biased;
-                message = connection.receive() => match message {
-                    Ok(Some(FromShim::Launched { pid, .. })) => {
-                        tracing::debug!(payload = %payload.name, pid, "launched");
-                        (started, give_up) = (true, None);
-                    }
-                    Ok(Some(FromShim::LaunchRefused { refusal, .. })) => return refused(&refusal),
-                    Ok(Some(FromShim::Exited(report))) => return Ok(self.exited(&report, cause, note)),
-                    Ok(Some(FromShim::HolderLost)) => {
-                        note = Some("it killed the stage holder of its slot".to_owned());
-                    }
-                    Ok(Some(FromShim::ExecEnded { id, status })) => companions.ended(id, status),
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => return Err(self.lost(started).await),
-                },
-                Some(word) = words.recv() => {
-                    if pass_on(word, connection, &mut companions).await {
-                        give_up = Some(Instant::now() + KILL_WAIT);
-                    }
-                }
-                signal = companions.next_signal() => {
-                    let _ = connection.send(&signal, &[]).await;
-                }
-                pumped = out.pump() => unreadable(pumped)?,
-                pumped = err.pump() => unreadable(pumped)?,
-                _ = disk.tick(), if cause.is_none() => {
-                    if !self.peak_is_own {
-                        self.peak_seen = self.peak_seen.max(memory_in_use(self.cgroup.as_ref()));
-                    }
-                    if written(&self.folders).await > disk_limit(payload) {
-                        cause = Some(StopCause::DiskExceeded);
-                        give_up = Some(Instant::now() + KILL_WAIT);
-                        let _ = connection.send(&ToShim::Stop { grace_ms: 0 }, &[]).await;
-                    }
-                }
-                () = at(give_up) => {
-                    let what = if started { "carry out a KILL" } else { "launch" };
-                    return Err(LaunchFault::SlotLost(Fault::new(FaultClass::Slot, format!("the shim did not {what} in time"))));
-                }
-                () = died(self.ended.as_ref()) => return Err(self.lost(started).await),
-            }
+        let (Some(connection), Some(streams)) = (&self.connection, &mut self.streams) else {
+            let fault = Fault::new(FaultClass::Slot, "the slot has no connection");
+            return Err(LaunchFault::SlotLost(fault));
+        };
+        let mut ground = Container {
+            folders: &self.folders,
+            cgroup: self.cgroup.as_ref(),
+            ended: self.ended.as_ref(),
+            peak_seen: (!self.peak_is_own).then_some(&mut self.peak_seen),
+        };
+        match follow(connection, streams, &mut ground, payload, words, started).await {
+            Followed::Exited { report, cause, note } => Ok(self.exited(&report, cause, note)),
+            Followed::Refused(refusal) => refused(&refusal),
+            Followed::Lost { started } => Err(self.lost(started).await),
+            Followed::Stuck(fault) => Err(LaunchFault::SlotLost(fault)),
         }
     }
 
     fn exited(&mut self, report: &ExitReport, cause: Option<StopCause>, note: Option<String>) -> Ended {
-        let status = match report.status {
-            WaitStatus::Exited(code) => ExitStatus::Code(code),
-            WaitStatus::Signaled { signal, core } => ExitStatus::Signal { signal, core },
-        };
+        let status = status(report);
         // Without a cgroup of our own the shim may have read that of the whole machine.
         let figures = report.cgroup.filter(|_| self.has_cgroup()).unwrap_or_default();
         let kills = match figures.oom_kills {
@@ -285,9 +159,7 @@ impl Live {
         let failed = !status.is_success();
         let out_of_memory = failed && kills.is_some_and(|kills| kills > 0);
         let cause = cause.or(out_of_memory.then_some(StopCause::MemoryExceeded));
-        let outlived = (report.leftover_processes > 0)
-            .then(|| format!("{} processes outlived the payload and were killed", report.leftover_processes));
-        Ended { exit: Exit { status, cause }, note: note.or(outlived) }
+        Ended { exit: Exit { status, cause }, note: note.or_else(|| outlived(report)) }
     }
 
     /// The connection or PID 1 is gone. On cgroup v2 that is how running out of memory looks: the kernel ends the whole
@@ -325,108 +197,28 @@ impl Live {
     }
 }
 
-fn unreadable(pumped: std::io::Result<()>) -> Result<(), LaunchFault> {
-    pumped.map_err(|error| {
-        LaunchFault::SlotLost(Fault::new(FaultClass::Slot, format!("read the payload's output: {error}")))
-    })
+/// What the loop that follows a payload knows of its container.
+struct Container<'a> {
+    folders: &'a SlotFolders,
+    cgroup: Option<&'a Cgroup>,
+    ended: Option<&'a AsyncFd<OwnedFd>>,
+    /// Where the most memory seen is kept, when the kernel's own peak is not this payload's.
+    peak_seen: Option<&'a mut u64>,
 }
 
-/// What a container is called from inside. It may outlive the payload, so it has the slot's name.
-pub(super) fn hostname(slot: SlotId) -> String {
-    format!("slot-{}", slot.0)
-}
-
-/// Where a stream of a payload is kept.
-pub(super) fn log_path(payload: &Payload, stream: &str) -> std::path::PathBuf {
-    payload.logs.join(format!("{}.{stream}", payload.name))
-}
-
-/// Passes a word on to the shim; says whether it was to kill.
-async fn pass_on(word: Word, connection: &Connection, companions: &mut Companions) -> bool {
-    let (grace_ms, kills) = match word {
-        Word::Signal(Signal::Term { grace_ms }) => {
-            (u32::try_from(grace_ms).unwrap_or(u32::MAX).min(wire::slot::GRACE_MS_MAX), false)
+impl Ground for Container<'_> {
+    fn look(&mut self) {
+        if let Some(seen) = &mut self.peak_seen {
+            let now = self.cgroup.and_then(|cgroup| cgroup.figures().memory_bytes).unwrap_or(0);
+            **seen = now.max(**seen);
         }
-        Word::Signal(Signal::Kill) => (0, true),
-        Word::Exec(request) => {
-            companions.start(connection, *request).await;
-            return false;
-        }
-    };
-    if let Err(error) = connection.send(&ToShim::Stop { grace_ms }, &[]).await {
-        tracing::debug!(%error, "the shim can't be told to stop");
     }
-    kills
-}
 
-fn memory_in_use(cgroup: Option<&Cgroup>) -> u64 {
-    cgroup.and_then(|cgroup| cgroup.figures().memory_bytes).unwrap_or(0)
-}
-
-/// Bytes that the payload has on disk.
-async fn written(folders: &SlotFolders) -> u64 {
-    let written = folders.written().map(Path::to_path_buf);
-    let look = move || written.iter().map(|folder| bytes_below(folder)).sum::<u64>();
-    tokio::task::spawn_blocking(look).await.unwrap_or(0)
-}
-
-/// Outputs have their own limits; everything else that a payload writes on disk shares one.
-fn disk_limit(payload: &Payload) -> u64 {
-    let outputs = payload.outputs.iter().filter(|output| output.class == StageClass::File);
-    outputs.fold(payload.resources.disk_bytes, |sum, output| sum.saturating_add(output.max_bytes))
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
+    fn written(&self) -> Vec<PathBuf> {
+        self.folders.written().map(Path::to_path_buf).to_vec()
     }
-}
 
-/// A program that can't be run ends like one that a shell can't run; anything else is the slot's fault.
-fn refused(refusal: &LaunchRefusal) -> Result<Ended, LaunchFault> {
-    let LaunchRefusal::Failed { step, errno } = refusal else {
-        let fault = Fault::new(FaultClass::Slot, format!("the shim refused the launch: {refusal:?}"));
-        return Err(LaunchFault::NotStarted(fault));
-    };
-    let error = std::io::Error::from_raw_os_error(*errno);
-    let code = match (step.as_str(), error.kind()) {
-        ("exec", std::io::ErrorKind::NotFound) => NOT_FOUND,
-        ("exec" | "chdir", _) => NOT_EXECUTABLE,
-        _ => {
-            let fault = Fault::new(FaultClass::Slot, format!("launch failed at {step}: {error}"));
-            return Err(LaunchFault::NotStarted(fault));
-        }
-    };
-    let note = match step.as_str() {
-        "chdir" => format!("its working directory: {error}; set cwd to a folder of its image"),
-        _ => format!("its program could not be executed: {error}"),
-    };
-    Ok(Ended { exit: ExitStatus::Code(code).into(), note: Some(note) })
-}
-
-/// Argument vector, environment and working directory: the image's own, replaced by the payload's.
-pub(super) fn invocation(payload: &Payload, image: &Stored) -> (Vec<String>, Vec<String>, String) {
-    let config = &image.config;
-    let mut argv = payload.command.clone().unwrap_or_else(|| config.entrypoint.clone());
-    match (&payload.args, &payload.command) {
-        (Some(args), _) => argv.extend(args.iter().cloned()),
-        (None, None) => argv.extend(config.cmd.iter().cloned()),
-        (None, Some(_)) => {}
+    async fn died(&self) {
+        died(self.ended).await;
     }
-    let mut env = std::collections::BTreeMap::from([(
-        "PATH".to_owned(),
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-    )]);
-    let pair =
-        |variable: &String| variable.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-    env.extend(config.env.iter().filter_map(pair));
-    // The image's HOME is read-only here; the payload's own folder is not.
-    env.insert("HOME".to_owned(), "/work".to_owned());
-    env.extend(payload.env.clone());
-    env.insert("LATEBIND_PAYLOAD".to_owned(), payload.name.as_str().to_owned());
-    let env = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let own = Some(config.workdir.clone()).filter(|workdir| !workdir.is_empty());
-    let cwd = payload.cwd.clone().or(own).unwrap_or_else(|| "/work".to_owned());
-    (argv, env, cwd)
 }

@@ -11,7 +11,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use oci_runner::Running;
 use oci_runner::cgroup::{Cgroup, Guard};
@@ -21,16 +20,16 @@ use tokio::task::JoinHandle;
 use wire::slot::{ExitReport, Nonce, ToShim};
 use wire::version::PROTOCOL;
 
+use super::Shared;
 use super::folders::SlotFolders;
-use super::record::{Launched, Record, VERSION};
-use super::stages::{OpenInput, OpenOutput};
-use super::{Shared, slot_fault};
 use crate::payload::Payload;
+use crate::runtime::committing::Commit;
+use crate::runtime::following::SHIM_WAIT;
+use crate::runtime::launching::slot_fault;
 use crate::runtime::logs::LogStream;
+use crate::runtime::record::{Launched, Record, VERSION};
 use crate::runtime::slots::{Connection, SlotListener};
-
-/// Longest wait for anything that a healthy shim does within milliseconds.
-pub(super) const SHIM_WAIT: Duration = Duration::from_secs(10);
+use crate::runtime::stages::{OpenInput, OpenOutput};
 
 /// What came of a removal; a cgroup that could not be removed comes back.
 pub(super) type Removed = Result<(), (Fault, Option<Cgroup>)>;
@@ -56,7 +55,7 @@ pub(crate) struct Live {
     /// The start of the container.
     pub(super) starting: Option<JoinHandle<(Cgroup, Result<Running, Fault>)>>,
     /// The commit of this payload's outputs.
-    pub(super) committing: Option<(JoinHandle<Result<u64, Fault>>, Payload)>,
+    pub(super) commit: Commit,
     /// The removal of cgroup and folders.
     pub(super) removing: Option<JoinHandle<Removed>>,
     pub(super) cgroup: Option<Cgroup>,
@@ -117,7 +116,7 @@ impl Live {
             slot,
             listener: None,
             starting: None,
-            committing: None,
+            commit: Commit::default(),
             removing: None,
             cgroup: None,
             memory_guard: Guard::Nobody,

@@ -12,39 +12,35 @@ mod adopt;
 mod container;
 mod control;
 mod ending;
-mod images;
+pub(super) mod images;
 mod launch;
 mod live;
-mod record;
-mod stages;
 mod start;
-mod usage;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use image_store::{Attach, Store};
 use oci_runner::cgroup::{Cgroup, Delegation, Guard, Limits, cgroup_name, cgroup_owner};
 use oci_runner::{Authority, IdMap, Program};
 use pilot_core::{Drained, Epoch, Fault, FaultClass, Signal, SlotId};
 use stage::{StageName, StageUri};
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::sync::Mutex as AsyncMutex;
 
-pub use self::adopt::{Found, Inventory};
 use self::folders::{FolderError, PilotFolders};
 use self::images::Images;
 use self::live::Live;
-use self::record::LaunchLog;
-pub use self::record::start_ticks;
-use self::stages::Stages;
 use crate::config::{AttachChoice, Config};
 use crate::fault::chain;
 use crate::payload::{Payload, Source};
 use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime};
-use crate::runtime::exec::Word;
+use crate::runtime::adoption::{Inventory, Standing};
 use crate::runtime::logs::LogLimit;
-
-/// Words that may wait for one launch: a Term and a Kill, twice each, and helpers.
-const WORDS_MAX: usize = 8;
+use crate::runtime::record::LaunchLog;
+pub use crate::runtime::record::start_ticks;
+use crate::runtime::stages::Stages;
+use crate::runtime::talk::Talk;
 
 /// Why the local backend can't start here.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +74,7 @@ pub struct LocalRuntime {
 pub(crate) struct Shared {
     folders: PilotFolders,
     images: Images,
-    stages: Stages,
+    stages: Arc<Stages>,
     shim: Program,
     caller: oci_runner::Caller,
     uid_base: u32,
@@ -98,15 +94,7 @@ pub(crate) struct Shared {
 struct Slot {
     live: AsyncMutex<Option<Live>>,
     /// Where words reach the launch that runs.
-    talk: Mutex<Option<Talk>>,
-}
-
-/// A launch that can be spoken to.
-#[derive(Debug)]
-struct Talk {
-    words: mpsc::Sender<Word>,
-    /// Workflow and name.
-    payload: (StageName, StageName),
+    talk: Talk,
 }
 
 impl LocalRuntime {
@@ -145,7 +133,7 @@ impl LocalRuntime {
         let shared = Shared {
             folders,
             images,
-            stages: Stages::new(config.memory_bytes, serves),
+            stages: Arc::new(Stages::new(config.memory_bytes, serves)),
             shim,
             caller,
             uid_base: config.uid_base,
@@ -159,48 +147,6 @@ impl LocalRuntime {
         };
         let slots = (0..config.slots).map(|_| Slot::default()).collect();
         Ok(Self { shared: Arc::new(shared), slots })
-    }
-
-    /// Which limits this machine does not let the pilot enforce, in one line; `None` when all hold.
-    #[must_use]
-    pub fn unenforced(&self) -> Option<String> {
-        let limits = Limits { memory_bytes: Some(1 << 30), cpu_millis: Some(1000), pids: None };
-        let name = cgroup_name(self.shared.folders.id(), "probe");
-        // Found out by doing; the trial cgroup goes at the end of this function.
-        let (_trial, enforced) = Cgroup::create(&self.shared.cgroups, &name, &limits).ok()?;
-        let memory = (enforced.memory != Guard::Cgroup).then_some("memory is limited for each process only");
-        let cpu = (enforced.cpu != Guard::Cgroup).then_some("processor time is not limited");
-        let lacking: Vec<&str> = memory.into_iter().chain(cpu).collect();
-        (!lacking.is_empty()).then(|| format!("{}; `pilot check` says why", lacking.join(", ")))
-    }
-
-    /// Where the socket for `pilot exec` and `pilot top` goes.
-    #[must_use]
-    pub fn api_socket(&self) -> std::path::PathBuf {
-        self.shared.folders.api_socket()
-    }
-
-    /// Whether a stage is held here.
-    #[must_use]
-    pub fn holds(&self, stage: &StageUri) -> bool {
-        self.shared.stages.holds(stage)
-    }
-
-    /// Workflows that have stages here.
-    #[must_use]
-    pub fn workflows(&self) -> std::collections::BTreeSet<StageName> {
-        self.shared.stages.workflows()
-    }
-
-    /// Frees what nobody in `unfinished` will read of a workflow's stages.
-    pub fn keep_stages(&self, workflow: &StageName, unfinished: &std::collections::BTreeSet<StageName>) {
-        self.shared.stages.keep_for(workflow, unfinished);
-    }
-
-    /// Whether no earlier pilot of this name left records here.
-    #[must_use]
-    pub fn is_new(&self) -> bool {
-        self.shared.folders.is_new()
     }
 
     fn slot(&self, slot: SlotId) -> Result<&Slot, Fault> {
@@ -253,20 +199,15 @@ impl Runtime for LocalRuntime {
 
     async fn launch(&self, slot: SlotId, grant: Grant, payload: &Payload) -> Result<Ended, LaunchFault> {
         let here = self.slot(slot).map_err(LaunchFault::NotStarted)?;
-        let (sender, words) = mpsc::channel(WORDS_MAX);
-        let name = (payload.workflow.clone(), payload.name.clone());
-        *here.talk.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Talk { words: sender, payload: name });
+        let words = here.talk.open(payload);
         let mut held = here.live.lock().await;
         let none = || LaunchFault::SlotLost(Fault::new(FaultClass::Slot, format!("{slot} is not bound")));
         held.as_mut().ok_or_else(none)?.launch(grant, payload, words).await
     }
 
     fn signal(&self, slot: SlotId, signal: Signal) {
-        let Ok(here) = self.slot(slot) else { return };
-        if let Some(Talk { words, .. }) = &*here.talk.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Full or closed: the launch has ended or has been told often enough.
-            let _ = words.try_send(Word::Signal(signal));
+        if let Ok(here) = self.slot(slot) {
+            here.talk.signal(signal);
         }
     }
 
@@ -275,7 +216,7 @@ impl Runtime for LocalRuntime {
             Ok(here) => here,
             Err(fault) => return Drained { fault: Some(fault), ..Drained::default() },
         };
-        here.talk.lock().unwrap_or_else(PoisonError::into_inner).take();
+        here.talk.close();
         match here.live.lock().await.as_mut() {
             Some(live) => live.drain(payload, commit).await,
             None => Drained::default(),
@@ -312,6 +253,47 @@ impl Runtime for LocalRuntime {
     }
 }
 
+impl Standing for LocalRuntime {
+    async fn recover(&self) -> Inventory {
+        self.look_around().await
+    }
+
+    async fn disown(&self, slot: SlotId) -> Result<(), Fault> {
+        self.end_found(slot).await
+    }
+
+    fn is_new(&self) -> bool {
+        self.shared.folders.is_new()
+    }
+
+    fn holds(&self, stage: &StageUri) -> bool {
+        self.shared.stages.holds(stage)
+    }
+
+    fn workflows(&self) -> BTreeSet<StageName> {
+        self.shared.stages.workflows()
+    }
+
+    fn keep_stages(&self, workflow: &StageName, unfinished: &BTreeSet<StageName>) {
+        self.shared.stages.keep_for(workflow, unfinished);
+    }
+
+    fn api_socket(&self) -> PathBuf {
+        self.shared.folders.api_socket()
+    }
+
+    fn unenforced(&self) -> Option<String> {
+        let limits = Limits { memory_bytes: Some(1 << 30), cpu_millis: Some(1000), pids: None };
+        let name = cgroup_name(self.shared.folders.id(), "probe");
+        // Found out by doing; the trial cgroup goes at the end of this function.
+        let (_trial, enforced) = Cgroup::create(&self.shared.cgroups, &name, &limits).ok()?;
+        let memory = (enforced.memory != Guard::Cgroup).then_some("memory is limited for each process only");
+        let cpu = (enforced.cpu != Guard::Cgroup).then_some("processor time is not limited");
+        let lacking: Vec<&str> = memory.into_iter().chain(cpu).collect();
+        (!lacking.is_empty()).then(|| format!("{}; `pilot check` says why", lacking.join(", ")))
+    }
+}
+
 /// Under which name a pilot has its folders.
 #[derive(Clone, Copy, Debug)]
 pub enum Name<'a> {
@@ -335,8 +317,4 @@ fn shape(image: &str, payload: &Payload) -> String {
         }
     }
     shape
-}
-
-pub(crate) fn slot_fault(error: &dyn std::error::Error) -> Fault {
-    Fault::new(FaultClass::Slot, chain(error))
 }

@@ -12,11 +12,12 @@ use pilot_core::{Fault, FaultClass};
 use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 
+use super::Shared;
 use super::container::{Layout, layout};
 use super::images::Stored;
 use super::live::Live;
-use super::{Shared, slot_fault};
 use crate::payload::Payload;
+use crate::runtime::launching::{hostname, slot_fault};
 use crate::runtime::watch;
 
 /// Descriptor numbers that PID 1 finds.
@@ -66,9 +67,9 @@ impl Live {
             layout,
             cgroup,
             control: self.folders.control.clone(),
-            nonce: self.nonce.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+            nonce: self.nonce.to_hex(),
             // The container may outlive the payload.
-            hostname: super::launch::hostname(self.slot),
+            hostname: hostname(self.slot),
         };
         // Starting blocks for a millisecond or two: longer than a scheduler thread should be held.
         self.starting = Some(tokio::task::spawn_blocking(move || start.run()));

@@ -1,0 +1,207 @@
+//! `pilot run --backend kubernetes FILE`: the workflow file of this machine, run in a pod that is made for it.
+//!
+//! ```text
+//!   images pushed ─> pod made ─> pod runs ─> attended (Session) ─> pod removed
+//! ```
+//! Whatever happens on the way, the pod is removed. A workstation that is killed can't: then the pod ends by itself.
+//!
+//! **Must not know:** how frames look, what payloads do.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use image_store::{Reference, Transport};
+use pilot_core::RunExit;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::pod::shape;
+use super::push::push_all;
+use crate::cli::{RunArgs, complain};
+use crate::cluster::LocalCluster;
+use crate::config::{Config, Settings};
+use crate::driver::Progress;
+use crate::entries::entries;
+use crate::fault::chain;
+use crate::pod::Shape;
+use crate::ports::{Cluster, StopRequest};
+use crate::queue::workflow::Entry;
+use crate::remote::cluster::{Refusal, RunPod, connect};
+use crate::remote::session::{Ended, News, Session, out_there};
+use crate::show::Show;
+use crate::workflow::Plan;
+
+/// Wishes of the user that may wait: the first and the second.
+const STOPS_MAX: usize = 4;
+
+/// What is to be run, checked.
+pub(super) struct Wanted<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) config: &'a Config,
+    pub(super) arguments: &'a RunArgs,
+    pub(super) plan: &'a Plan,
+    pub(super) out: &'a Path,
+}
+
+/// Runs it.
+pub(super) async fn run(wanted: Wanted<'_>, mut here: Vec<Entry>, mut show: Show) -> RunExit {
+    // Listening comes first: a Ctrl-C from here on must leave nothing behind.
+    let mut signals = match LocalCluster::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(&format!("listen for signals: {error}"));
+            return RunExit::OwnFault;
+        }
+    };
+    let started = Instant::now();
+    let prepared = prepare(&wanted, &mut here, &mut show).await;
+    let (shape, there) = match prepared {
+        Ok(prepared) => prepared,
+        Err((line, exit)) => {
+            complain(&line);
+            return exit;
+        }
+    };
+    let session = Session::new(here, &there, wanted.out.to_path_buf());
+    let place = wanted.config.place.clone().unwrap_or_default();
+    let made = async {
+        let (client, namespace) = connect(place.namespace).await?;
+        RunPod::create(client, &namespace, &shape).await
+    };
+    let pod = match made.await {
+        Ok(pod) => pod,
+        Err((line, exit)) => {
+            complain(&line);
+            return exit;
+        }
+    };
+    show.started();
+    let ran = attend(&wanted, &pod, session, &mut signals, &mut show, started).await;
+    let removed = pod.remove().await;
+    let exit = match ran {
+        Ok(Ended { exit, ends }) => {
+            if !ends.is_empty() {
+                show.summary(started.elapsed(), ends);
+            }
+            exit
+        }
+        Err((line, exit)) => {
+            complain(&line);
+            exit
+        }
+    };
+    if let Err((line, _)) = removed {
+        complain(&line);
+    }
+    exit
+}
+
+/// Pushes what has to be, and looks at the images.
+async fn prepare(
+    wanted: &Wanted<'_>,
+    here: &mut [Entry],
+    show: &mut Show,
+) -> Result<(Shape, Vec<Entry>), Refusal> {
+    let refused = |line: String| (line, RunExit::BadInput);
+    let shape = shape(wanted.settings, &wanted.arguments.pod).map_err(|error| refused(chain(&error)))?;
+    let name = format!("{}-{:08x}", shape.name, fastrand::u32(..));
+    // The user's own `-v` goes along, by the way that settings go.
+    let shape = Shape { name, command: vec!["stand".into()], ends: true, ..shape };
+    let local = |image: &str| image.parse::<Reference>().is_ok_and(|it| it.transport() != Transport::Docker);
+    let images: Vec<String> =
+        here.iter().map(|entry| entry.payload.image.clone()).filter(|i| local(i)).collect();
+    let pushed: BTreeMap<String, String> = match (&wanted.arguments.push, images.first()) {
+        (_, None) => BTreeMap::new(),
+        (Some(to), Some(_)) => push_all(images, to, wanted.config, |text| show.note(text)).await?,
+        (None, Some(image)) => {
+            return Err(refused(format!(
+                "image {image} is on this machine: the cluster can't see it; --push REGISTRY/PREFIX brings it there"
+            )));
+        }
+    };
+    let mut there = entries(wanted.plan, &out_there()).map_err(|fault| refused(fault.to_string()))?;
+    for entry in there.iter_mut().chain(here) {
+        if let Some(reference) = pushed.get(&entry.payload.image) {
+            let mut payload = (*entry.payload).clone();
+            payload.image.clone_from(reference);
+            entry.payload = std::sync::Arc::new(payload);
+        }
+    }
+    Ok((shape, there))
+}
+
+/// From a pod that was made to the end of the run in it.
+async fn attend(
+    wanted: &Wanted<'_>,
+    pod: &RunPod,
+    session: Session,
+    signals: &mut LocalCluster,
+    show: &mut Show,
+    started: Instant,
+) -> Result<Ended, Refusal> {
+    let interrupted = |request: StopRequest| {
+        let (StopRequest::Grace { signal, .. } | StopRequest::Kill { signal, .. }) = request;
+        let exit = if signal == 2 { RunExit::Interrupted } else { RunExit::Terminated };
+        Ended { exit, ends: Vec::new() }
+    };
+    tokio::select! {
+        running = pod.until_running(|text| show.note(text)) => running?,
+        request = signals.watch_stop() => return Ok(interrupted(request)),
+    }
+    let arguments = arguments(wanted.settings);
+    let mut process = pod.attend(&arguments).await?;
+    let lost = || (format!("enter pod {}: its streams are missing", pod.name()), RunExit::OwnFault);
+    let (stdin, stdout) = process.stdin().zip(process.stdout()).ok_or_else(lost)?;
+    let stderr = process.stderr();
+    let (stop, stops) = mpsc::channel(STOPS_MAX);
+    // Shown by whoever has the turn: the session, or the clock.
+    let show = std::cell::RefCell::new(show);
+    let told = |news| match news {
+        News::Progress(progress) => show.borrow_mut().progress(started.elapsed(), progress),
+        News::Note(text) => show.borrow_mut().note(text),
+    };
+    let session = session.run(stdin, stdout, stops, told);
+    tokio::pin!(session);
+    let passing = pass_on(stderr);
+    tokio::pin!(passing);
+    let mut passes = true;
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            ended = &mut session => {
+                return ended.map_err(|error| {
+                    (format!("run in pod {}: {}", pod.name(), chain(&error)), RunExit::HostUnable)
+                });
+            }
+            request = signals.watch_stop() => {
+                let _ = stop.send(request).await;
+            }
+            () = &mut passing, if passes => passes = false,
+            _ = ticks.tick() => show.borrow_mut().progress(started.elapsed(), Progress::Tick),
+        }
+    }
+}
+
+/// Settings that are the user's to choose and not the pod's.
+fn arguments(settings: &Settings) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut push = |name: &str, value: Option<String>| {
+        arguments.extend(value.map(|value| format!("--{name}={value}")));
+    };
+    push("reuse", settings.reuse.map(|reuse| reuse.to_string()));
+    push("bind-ahead", settings.bind_ahead.map(|ahead| ahead.to_string()));
+    push("log-max", settings.log_max.map(|bytes| bytes.0.to_string()));
+    arguments
+}
+
+/// What the pilot in the pod says of itself.
+async fn pass_on(stderr: Option<impl tokio::io::AsyncRead + Unpin>) {
+    let Some(mut stderr) = stderr else { return };
+    let mut buffer = vec![0; 4096];
+    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+        for line in String::from_utf8_lossy(&buffer[..read]).lines() {
+            complain(&format!("in the pod: {}", line.trim_start_matches("pilot: ")));
+        }
+    }
+}

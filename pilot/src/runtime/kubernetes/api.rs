@@ -1,0 +1,207 @@
+//! The pilot's own pod, as the API server has it: changed by PATCH, and read by a PATCH that changes nothing.
+//!
+//! With the single right `pods: [patch]` the answer of a PATCH, which is the whole pod, is all that can be read. A request
+//! whose answer is lost may have taken effect; each one here may be sent again, since it says what shall be and not what to
+//! change.
+//!
+//! **Must not know:** slots' states, payloads, when to ask.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use pilot_core::{Fault, FaultClass};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::fault::chain;
+
+/// Longest wait for one answer; the API server gives up on its own after a minute.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// Between two tries; doubles to the second one.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+
+/// The pod.
+pub(super) struct OwnPod {
+    pods: Api<Pod>,
+    secrets: Api<Secret>,
+    name: String,
+    requests: AtomicU64,
+}
+
+impl std::fmt::Debug for OwnPod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnPod").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What went wrong with a request, as far as it matters what to do next.
+enum Refusal {
+    /// Nobody answered, or nobody who could: the same request may go well in a moment.
+    Again(Fault),
+    Final(Fault),
+}
+
+impl OwnPod {
+    pub(super) fn new(client: Client, namespace: &str, name: &str) -> Self {
+        Self {
+            pods: Api::namespaced(client.clone(), namespace),
+            secrets: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Pods of its namespace.
+    pub(super) fn pods(&self) -> &Api<Pod> {
+        &self.pods
+    }
+
+    /// Requests made so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request that is made elsewhere.
+    pub(super) fn count(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The pod as it is; tried once.
+    pub(super) async fn look(&self) -> Result<Pod, Fault> {
+        match self.patch(None, &json!({})).await {
+            Ok(pod) => Ok(pod),
+            Err(Refusal::Again(fault) | Refusal::Final(fault)) => Err(fault),
+        }
+    }
+
+    /// Gives a slot's container an image, and its shim the nonce that it will find in its environment.
+    pub(super) async fn set_image(
+        &self,
+        slot: &str,
+        image: &str,
+        nonce: &str,
+        until: Instant,
+    ) -> Result<Pod, Fault> {
+        let change = json!({
+            "metadata": {"annotations": {annotation(slot): nonce}},
+            "spec": {"containers": [{"name": slot, "image": image}]},
+        });
+        self.insist(None, &change, until).await
+    }
+
+    /// Gives a slot's container other limits; takes the right to resize.
+    pub(super) async fn set_resources(
+        &self,
+        slot: &str,
+        cpu_millis: u64,
+        memory_bytes: u64,
+        until: Instant,
+    ) -> Result<Pod, Fault> {
+        let amounts = json!({"cpu": format!("{cpu_millis}m"), "memory": memory_bytes.to_string()});
+        let resources = json!({"limits": amounts, "requests": amounts});
+        let change = json!({"spec": {"containers": [{"name": slot, "resources": resources}]}});
+        self.insist(Some("resize"), &change, until).await
+    }
+
+    /// Puts logins into the pre-made Secret that the pod's imagePullSecrets name; takes the right to patch it.
+    pub(super) async fn set_logins(
+        &self,
+        secret: &str,
+        auth_file: &Value,
+        until: Instant,
+    ) -> Result<(), Fault> {
+        let change = json!({"stringData": {".dockerconfigjson": auth_file.to_string()}});
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&change));
+        let mut pause = PAUSES[0];
+        loop {
+            self.count();
+            let asked = self.secrets.patch(secret, &params, &patch);
+            match judged(tokio::time::timeout(ANSWER_WAIT, asked).await, "give the node the image's login") {
+                Ok(_) => return Ok(()),
+                Err(refusal) => wait(refusal, &mut pause, until).await?,
+            }
+        }
+    }
+
+    /// Tries until it is done, refused or late.
+    async fn insist(&self, part: Option<&str>, change: &Value, until: Instant) -> Result<Pod, Fault> {
+        let mut pause = PAUSES[0];
+        loop {
+            match self.patch(part, change).await {
+                Ok(pod) => return Ok(pod),
+                Err(refusal) => wait(refusal, &mut pause, until).await?,
+            }
+        }
+    }
+
+    async fn patch(&self, part: Option<&str>, change: &Value) -> Result<Pod, Refusal> {
+        self.count();
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(change));
+        let asked = async {
+            match part {
+                None => self.pods.patch(&self.name, &params, &patch).await,
+                Some(part) => self.pods.patch_subresource(part, &self.name, &params, &patch).await,
+            }
+        };
+        judged(tokio::time::timeout(ANSWER_WAIT, asked).await, "change the pilot's pod")
+    }
+}
+
+/// The annotation that holds a slot's nonce.
+pub(crate) fn annotation(slot: &str) -> String {
+    format!("latebind.dev/{slot}")
+}
+
+async fn wait(refusal: Refusal, pause: &mut Duration, until: Instant) -> Result<(), Fault> {
+    match refusal {
+        Refusal::Final(fault) => Err(fault),
+        Refusal::Again(fault) if Instant::now() + *pause > until => Err(fault),
+        Refusal::Again(fault) => {
+            tracing::debug!(%fault, "asking the API server again");
+            tokio::time::sleep(*pause).await;
+            *pause = (*pause * 2).min(PAUSES[1]);
+            Ok(())
+        }
+    }
+}
+
+type Answer<T> = Result<kube::Result<T>, tokio::time::error::Elapsed>;
+
+/// Tells what may go well next time from what will not, and whose fault it is.
+fn judged<T>(answer: Answer<T>, what: &str) -> Result<T, Refusal> {
+    let error = match answer {
+        Ok(Ok(done)) => return Ok(done),
+        Err(_late) => {
+            let text = format!("{what}: the API server did not answer in {} s", ANSWER_WAIT.as_secs());
+            return Err(Refusal::Again(Fault::new(FaultClass::Retry, text)));
+        }
+        Ok(Err(error)) => error,
+    };
+    let kube::Error::Api(status) = &error else {
+        let text = format!("{what}: {}", chain(&error));
+        return Err(Refusal::Again(Fault::new(FaultClass::Retry, text)));
+    };
+    let text = format!("{what}: {}", status.message.replace('\n', " "));
+    let fault = |class| Fault::new(class, text.clone());
+    Err(match status.code {
+        // A policy's word about an image; the pod itself was accepted as it is.
+        422 => Refusal::Final(fault(FaultClass::Payload)),
+        // The token, or the right, or the pod is not there.
+        400 | 403 | 404 | 405 => Refusal::Final(fault(FaultClass::Pilot)),
+        // 401 is a token that is just being renewed; 409 somebody else's change at the same moment; 429 and 5xx a server that
+        // is busy or being started.
+        _ => Refusal::Again(fault(FaultClass::Retry)),
+    })
+}
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;

@@ -1,0 +1,169 @@
+//! What the pod's own description says: how slots were made, and why a container does not run.
+//!
+//! The API lags behind what happens by a second or so, and may never say it. Nothing here makes a slot *bound* or a payload
+//! *ended*; it explains failures.
+//!
+//! **Must not know:** requests, sockets, what is done about a failure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use pilot_core::{Fault, FaultClass};
+
+use crate::units::{Bytes, MilliCpu};
+
+/// How a slot was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SlotShape {
+    /// The container's name.
+    pub(super) name: String,
+    /// Its processors, in thousandths.
+    pub(super) cpu_millis: Option<u64>,
+    /// Its memory, in bytes.
+    pub(super) memory_bytes: Option<u64>,
+    /// Whether payloads can't write to their images.
+    pub(super) root_is_read_only: bool,
+    /// Who payloads are.
+    pub(super) uid: Option<i64>,
+    /// Somebody made its images be pulled each time (AlwaysPullImages): each bind asks the registry.
+    pub(super) always_pulls: bool,
+}
+
+/// The slots of a pod in their order.
+pub(super) fn slots(pod: &Pod) -> Vec<SlotShape> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut slots: Vec<(u32, SlotShape)> = containers
+        .filter_map(|container| Some((container.name.strip_prefix("slot-")?.parse().ok()?, shape(container))))
+        .collect();
+    slots.sort_by_key(|(number, _)| *number);
+    slots.into_iter().map(|(_, shape)| shape).collect()
+}
+
+/// The pod's grace period.
+pub(super) fn grace(pod: &Pod) -> Duration {
+    /// Kubernetes' default, in seconds.
+    const SECONDS: i64 = 30;
+    let set = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(SECONDS);
+    Duration::from_secs(u64::try_from(set).unwrap_or(0))
+}
+
+fn shape(container: &Container) -> SlotShape {
+    let limit = |name: &str| {
+        let resources = container.resources.as_ref()?;
+        let limit = resources.limits.as_ref().and_then(|limits| limits.get(name));
+        limit.or_else(|| resources.requests.as_ref()?.get(name)).map(|quantity| quantity.0.clone())
+    };
+    let security = container.security_context.as_ref();
+    SlotShape {
+        name: container.name.clone(),
+        cpu_millis: limit("cpu").and_then(|text| text.parse::<MilliCpu>().ok()).map(|cpu| cpu.0),
+        memory_bytes: limit("memory").and_then(|text| text.parse::<Bytes>().ok()).map(|memory| memory.0),
+        root_is_read_only: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
+        uid: security.and_then(|security| security.run_as_user),
+        always_pulls: container.image_pull_policy.as_deref() == Some("Always"),
+    }
+}
+
+fn status<'a>(pod: &'a Pod, slot: &str) -> Option<&'a ContainerStatus> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == slot)
+}
+
+/// The ids of the containers that a slot is known to have had and that have ended.
+pub(super) fn ended_containers(pod: &Pod, slot: &str) -> BTreeSet<String> {
+    let Some(status) = status(pod, slot) else { return BTreeSet::new() };
+    let states = [status.state.as_ref(), status.last_state.as_ref()].into_iter().flatten();
+    states.filter_map(|state| state.terminated.as_ref()?.container_id.clone()).collect()
+}
+
+/// The same, with the one that runs.
+pub(super) fn containers(pod: &Pod, slot: &str) -> BTreeSet<String> {
+    let mut ids = ended_containers(pod, slot);
+    ids.extend(status(pod, slot).and_then(|status| status.container_id.clone()));
+    ids
+}
+
+/// Why the kubelet can't make a slot's container from `image`, if it says so.
+pub(super) fn trouble(pod: &Pod, slot: &str, image: &str) -> Option<Fault> {
+    let status = status(pod, slot)?;
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    let said = waiting.message.as_deref().unwrap_or_default();
+    let class = match reason {
+        "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" => pull_class(said),
+        "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" | "SignatureValidationFailed" => {
+            FaultClass::Payload
+        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "StartError" => {
+            FaultClass::Slot
+        }
+        "CrashLoopBackOff" => FaultClass::Slot,
+        // PodInitializing, ContainerCreating: on its way.
+        _ => return None,
+    };
+    // What is said of an image that was asked for before is no news. A webhook may have made another name of this one; then
+    // the pod's spec has that.
+    let spec = pod.spec.iter().flat_map(|spec| &spec.containers).find(|container| container.name == slot);
+    let asked = spec.and_then(|container| container.image.as_deref()).unwrap_or(image);
+    let about_it = [image, asked].into_iter().any(|image| status.image == image || said.contains(image))
+        || !reason.contains("Image");
+    let text = format!("{reason}: {}", shortened(said));
+    about_it.then(|| Fault::new(class, text))
+}
+
+/// A registry that says no will say no again; everything else may pass.
+fn pull_class(said: &str) -> FaultClass {
+    const FINAL: [&str; 7] = [
+        "not found",
+        "manifest unknown",
+        "unauthorized",
+        "authorization failed",
+        "denied",
+        "no match for platform",
+        "invalid",
+    ];
+    let said = said.to_lowercase();
+    if FINAL.iter().any(|word| said.contains(word)) { FaultClass::Payload } else { FaultClass::Retry }
+}
+
+/// How the container ended that a slot had and that is none of `before`.
+pub(super) fn ended<'a>(
+    pod: &'a Pod,
+    slot: &str,
+    before: &BTreeSet<String>,
+) -> Option<&'a ContainerStateTerminated> {
+    let status = status(pod, slot)?;
+    let states: [Option<&ContainerState>; 2] = [status.state.as_ref(), status.last_state.as_ref()];
+    states
+        .into_iter()
+        .flatten()
+        .filter_map(|state| state.terminated.as_ref())
+        .find(|ended| ended.container_id.as_ref().is_some_and(|id| !before.contains(id)))
+}
+
+/// Whether a container was ended for memory.
+pub(super) fn out_of_memory(ended: &ContainerStateTerminated) -> bool {
+    ended.reason.as_deref() == Some("OOMKilled")
+}
+
+/// One line for people.
+pub(super) fn end_words(ended: &ContainerStateTerminated) -> String {
+    let reason = ended.reason.as_deref().unwrap_or("no reason");
+    let said = ended.message.as_deref().map(|text| format!(": {}", shortened(text))).unwrap_or_default();
+    format!("{reason}, exit code {}{said}", ended.exit_code)
+}
+
+/// The kubelet repeats itself; the first lines say it.
+fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 300;
+    let line = text.replace('\n', " ");
+    match line.char_indices().nth(CHARACTERS_MAX) {
+        Some((at, _)) => format!("{}..", &line[..at]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

@@ -1,0 +1,175 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+const IMAGE: &str = "registry.example:5000/team/fit:x7-0a1b2c@sha256:1111111111111111111111111111111111111111111111111111111111111111";
+const MIRRORED: &str = "registry.example:5000/mirror/team/fit:x7-0a1b2c@sha256:1111111111111111111111111111111111111111111111111111111111111111";
+
+fn pod(spec: &Value, status: &Value) -> Pod {
+    serde_json::from_value(json!({"spec": spec, "status": status})).expect("a pod")
+}
+
+/// A pod whose one slot was asked to have `image` and stands so.
+fn slot(image: &str, status: Value) -> Pod {
+    let mut all = json!({"name": "slot-0", "image": image, "imageID": "", "ready": false, "restartCount": 3});
+    all.as_object_mut().expect("object").extend(status.as_object().cloned().expect("object"));
+    pod(
+        &json!({"containers": [{"name": "pilot", "image": "p"}, {"name": "slot-0", "image": image}]}),
+        &json!({"containerStatuses": [{"name": "pilot", "image": "p", "imageID": "", "ready": true, "restartCount": 0}, all]}),
+    )
+}
+
+fn waiting(image: &str, reason: &str, message: &str) -> Pod {
+    slot(image, json!({"state": {"waiting": {"reason": reason, "message": message}}}))
+}
+
+fn class(pod: &Pod) -> Option<FaultClass> {
+    trouble(pod, "slot-0", IMAGE).map(|fault| fault.class)
+}
+
+/// How a container ended.
+fn ending(id: &str, reason: &str, code: i32) -> Value {
+    json!({"terminated": {"containerID": id, "reason": reason, "exitCode": code}})
+}
+
+#[test]
+fn each_reason_to_wait_is_somebodys_fault_or_none() {
+    use FaultClass::{Payload, Retry, Slot};
+    let pull = |text: &str| format!("failed to pull and unpack image \"{IMAGE}\": {text}");
+    let table = [
+        (
+            "ErrImagePull",
+            pull("failed to resolve reference: registry.example/team/fit@sha256:11: not found"),
+            Some(Payload),
+        ),
+        (
+            "ErrImagePull",
+            pull("pull access denied, repository does not exist or may require authorization"),
+            Some(Payload),
+        ),
+        ("ErrImagePull", pull("unexpected status from HEAD request: 401 Unauthorized"), Some(Payload)),
+        ("ErrImagePull", pull("no match for platform in manifest: not found"), Some(Payload)),
+        ("ErrImagePull", pull("dial tcp 10.0.0.1:443: connect: connection refused"), Some(Retry)),
+        ("ErrImagePull", pull("unexpected status from HEAD request: 503 Service Unavailable"), Some(Retry)),
+        ("ErrImagePull", pull("write /var/lib/containerd/x: no space left on device"), Some(Retry)),
+        (
+            "ImagePullBackOff",
+            format!("Back-off pulling image \"{IMAGE}\": ErrImagePull: i/o timeout"),
+            Some(Retry),
+        ),
+        ("RegistryUnavailable", pull("registry is away"), Some(Retry)),
+        ("InvalidImageName", "couldn't parse image name".into(), Some(Payload)),
+        ("ErrImageNeverPull", "the image may not be used with the pod's logins".into(), Some(Payload)),
+        ("SignatureValidationFailed", "no signature".into(), Some(Payload)),
+        ("ImageInspectError", "broken".into(), Some(Payload)),
+        ("CreateContainerConfigError", "secret \"x\" not found".into(), Some(Slot)),
+        ("CreateContainerError", "name is reserved".into(), Some(Slot)),
+        ("RunContainerError", "runc create failed: not a directory".into(), Some(Slot)),
+        ("CrashLoopBackOff", "back-off 10s restarting failed container".into(), Some(Slot)),
+        ("PodInitializing", String::new(), None),
+        ("ContainerCreating", String::new(), None),
+        ("SomethingNewer", String::new(), None),
+    ];
+    for (reason, message, expected) in table {
+        assert_eq!(class(&waiting(IMAGE, reason, &message)), expected, "{reason}: {message}");
+    }
+}
+
+#[test]
+fn a_slot_that_runs_or_that_is_not_in_the_status_is_in_no_trouble() {
+    assert_eq!(class(&slot(IMAGE, json!({"state": {"running": {}}}))), None);
+    assert_eq!(class(&slot(IMAGE, json!({}))), None);
+    assert_eq!(class(&pod(&json!({"containers": []}), &json!({}))), None);
+    assert_eq!(class(&Pod::default()), None);
+}
+
+#[test]
+fn what_is_said_of_the_image_before_is_no_news() {
+    // The kubelet has not looked at the change yet: status and message are about the former image.
+    let mut old =
+        waiting(IMAGE, "ErrImagePull", "failed to pull image \"registry.example/other\": not found");
+    assert_eq!(class(&old), Some(FaultClass::Payload));
+    let statuses = old.status.as_mut().and_then(|status| status.container_statuses.as_mut());
+    statuses.expect("statuses")[1].image = "registry.example/other".into();
+    assert_eq!(class(&old), None);
+}
+
+#[test]
+fn trouble_with_a_name_that_a_webhook_made_of_the_image_is_trouble() {
+    let message = format!("failed to pull image \"{MIRRORED}\": not found");
+    assert_eq!(class(&waiting(MIRRORED, "ErrImagePull", &message)), Some(FaultClass::Payload));
+}
+
+#[test]
+fn what_the_kubelet_says_becomes_one_line_of_bounded_length() {
+    let said = format!("failed to pull {IMAGE}:\n{}: not found", "\u{e9}".repeat(1000));
+    let fault = trouble(&waiting(IMAGE, "ErrImagePull", &said), "slot-0", IMAGE).expect("trouble");
+    assert!(fault.message.starts_with("ErrImagePull: failed to pull") && fault.message.ends_with(".."));
+    assert!(!fault.message.contains('\n') && fault.message.chars().count() < 330);
+}
+
+#[test]
+fn the_end_of_a_container_that_was_there_before_is_not_this_ones() {
+    let before = BTreeSet::from(["containerd://a".to_owned()]);
+    let of = |state: Value, last: Value| {
+        let pod = slot(IMAGE, json!({"state": state, "lastState": last}));
+        ended(&pod, "slot-0", &before)
+            .map(|ended| (ended.container_id.clone().unwrap_or_default(), out_of_memory(ended)))
+    };
+    let running = json!({"running": {}});
+    assert_eq!(of(running.clone(), ending("containerd://a", "OOMKilled", 137)), None);
+    let b = ("containerd://b".to_owned(), true);
+    // The kubelet has started the next one already, or has not yet.
+    assert_eq!(of(running.clone(), ending("containerd://b", "OOMKilled", 137)), Some(b.clone()));
+    assert_eq!(of(ending("containerd://b", "OOMKilled", 137), json!({})), Some(b));
+    let said = of(ending("containerd://b", "Error", 137), ending("containerd://a", "OOMKilled", 137));
+    assert_eq!(said, Some(("containerd://b".to_owned(), false)));
+    assert_eq!(of(running, json!({})), None);
+    // One that was never made has no id, and ran nothing.
+    assert_eq!(of(json!({"terminated": {"exitCode": 128, "reason": "StartError"}}), json!({})), None);
+}
+
+#[test]
+fn containers_are_known_by_their_ids() {
+    let pod = slot(
+        IMAGE,
+        json!({"containerID": "containerd://c", "state": {"running": {}}, "lastState": ending("containerd://b", "Error", 143)}),
+    );
+    assert_eq!(ended_containers(&pod, "slot-0"), BTreeSet::from(["containerd://b".to_owned()]));
+    let both = BTreeSet::from(["containerd://b".to_owned(), "containerd://c".to_owned()]);
+    assert_eq!(containers(&pod, "slot-0"), both);
+    assert_eq!(containers(&pod, "slot-1"), BTreeSet::new());
+}
+
+#[test]
+fn an_end_is_told_with_reason_code_and_message() {
+    let words = |end: Value| end_words(&serde_json::from_value(end).expect("an end"));
+    assert_eq!(words(json!({"exitCode": 137, "reason": "OOMKilled"})), "OOMKilled, exit code 137");
+    assert_eq!(words(json!({"exitCode": 128, "message": "a\nb"})), "no reason, exit code 128: a b");
+}
+
+#[test]
+fn slots_come_in_the_order_of_their_numbers_with_what_they_may_use() {
+    let limits = |cpu: &str, memory: &str| json!({"limits": {"cpu": cpu, "memory": memory}});
+    let pod = pod(
+        &json!({"containers": [
+            {"name": "pilot"},
+            {"name": "slot-10", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}},
+            {"name": "slot-2", "resources": limits("250m", "128Mi"), "imagePullPolicy": "Always"},
+            {"name": "slot-0", "resources": limits("1500m", "134217728"),
+             "securityContext": {"runAsUser": 10001, "readOnlyRootFilesystem": true}},
+            {"name": "slot-x"}, {"name": "sidecar"},
+        ], "terminationGracePeriodSeconds": 20}),
+        &json!({}),
+    );
+    let slots = slots(&pod);
+    let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
+    assert_eq!(names, ["slot-0", "slot-2", "slot-10"]);
+    let amounts = slots.iter().map(|slot| (slot.cpu_millis, slot.memory_bytes)).collect::<Vec<_>>();
+    let mib = |mib: u64| Some(mib << 20);
+    assert_eq!(amounts, [(Some(1500), mib(128)), (Some(250), mib(128)), (Some(1000), mib(1024))]);
+    assert_eq!((slots[0].uid, slots[0].root_is_read_only, slots[0].always_pulls), (Some(10001), true, false));
+    assert_eq!((slots[1].uid, slots[1].root_is_read_only, slots[1].always_pulls), (None, false, true));
+    assert_eq!(grace(&pod), Duration::from_secs(20));
+    assert_eq!(grace(&Pod::default()), Duration::from_secs(30));
+}
