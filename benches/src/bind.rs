@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use pilot::payload::Payload;
 use pilot::ports::Runtime;
+use pilot::runtime::adoption::Standing;
 use pilot::runtime::local::LocalRuntime;
 use pilot_core::{Epoch, SlotId};
 use serde_json::Value;

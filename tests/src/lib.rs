@@ -11,9 +11,16 @@ pub mod conformance;
 pub mod fake;
 pub mod fuzz;
 pub mod images;
+pub mod kube;
 pub mod registry;
 pub mod run;
 pub mod spooled;
+
+/// Says something on stderr that a reader of a failure needs, whatever the test runner keeps to itself.
+pub fn note(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
 
 /// Says on stderr that a test could not run, in a form that `tests/run` counts.
 pub fn skipped(test: &str, missing: &str) {

@@ -3,7 +3,6 @@
 //! The real runtime needs user namespaces, busybox and the built programs; without the first two its tests are skipped.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use pilot::config::{AttachChoice, Config};
 use pilot::payload::Payload;
@@ -97,6 +96,7 @@ impl LocalStand {
         let folder = |name: &str| site.path().join(name);
         std::fs::create_dir(folder("logs")).expect("mkdir");
         let config = Config {
+            place: None,
             store: folder("store"),
             registry_access: image_store::RegistryAccess::anonymous(),
             state_dir: folder("state"),
@@ -146,34 +146,11 @@ impl Stand for LocalStand {
     }
 
     fn command(&self, deed: &Deed) -> Vec<String> {
-        const PLACES: &str = "/work /tmp /var/tmp /dev/shm /stage/out";
-        let script = match deed {
-            Deed::Exit(code) => format!("exit {code}"),
-            Deed::Hang => "echo ready; exec sleep 3600".into(),
-            Deed::IgnoreTerm => "trap '' TERM; echo ready; while :; do sleep 3600; done".into(),
-            Deed::Write { output, .. } => format!("printf %s \"$1\" > /stage/out/{output}"),
-            // The full stop keeps the shell from taking the last newlines away.
-            Deed::Expect { input, .. } => format!("test \"$(cat /stage/in/{input}; echo .)\" = \"$1.\""),
-            Deed::Leave(file) => format!("for d in {PLACES}; do : > $d/{file} || exit 1; done"),
-            Deed::Find(file) => format!("for d in {PLACES}; do test -e $d/{file} && exit 1; done; exit 0"),
-            Deed::Missing => return vec!["/bin/no-such-program".into()],
-        };
-        let text = match deed {
-            Deed::Write { text, .. } | Deed::Expect { text, .. } => text.clone(),
-            _ => String::new(),
-        };
-        vec!["/bin/sh".into(), "-c".into(), script, "sh".into(), text]
+        deed.in_busybox()
     }
 
     async fn until_running(&self, payload: &Payload) {
-        let log = self.site.path().join("logs").join(format!("{}.stdout", payload.name));
-        let said = async {
-            while !std::fs::read_to_string(&log).unwrap_or_default().contains("ready") {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), said).await.expect("the payload says that it runs");
-        std::fs::write(log, "").expect("forget it for the next launch of this name");
+        runtime::until_ready(&self.logs(), payload).await;
     }
 
     fn leftovers(&self) -> Vec<String> {
@@ -217,22 +194,4 @@ macro_rules! every_runtime {
     };
 }
 
-every_runtime!([
-    runtime::an_image_is_prepared_once,
-    runtime::the_exit_code_is_told,
-    runtime::a_missing_program_ends_with_127,
-    runtime::term_ends_a_payload_that_obeys,
-    runtime::kill_ends_a_payload_that_ignores_term,
-    runtime::calls_about_an_empty_slot_are_harmless,
-    stages::a_file_stage_is_handed_on,
-    stages::a_memory_stage_is_handed_on,
-    stages::an_output_that_is_not_committed_is_dropped,
-    stages::a_second_commit_replaces_the_first,
-    stages::a_stage_goes_with_its_last_reader,
-    runtime::a_cleaned_slot_holds_no_trace,
-    runtime::slots_side_by_side_see_nothing_of_each_other,
-    runtime::a_bind_dropped_at_any_await_can_be_undone,
-    runtime::a_launch_dropped_at_any_await_can_be_undone,
-    runtime::a_drain_and_a_clean_dropped_at_any_await_can_be_made_good,
-    runtime::a_drain_ends_what_still_runs,
-]);
+pilot_tests::runtime_promises!(every_runtime);

@@ -1,10 +1,11 @@
 //! The promises of [`Runtime`] about slots and what runs in them. A [`Stand`] is one runtime with two slots and an image in which every [`Deed`] can be done.
 
 use std::future::poll_fn;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use pilot::payload::{Payload, StageClass};
 use pilot::ports::{Ended, Grant, LaunchFault, Runtime};
@@ -20,6 +21,21 @@ const POLLS_MAX: u32 = 200;
 /// Longer than any test: TERM that never becomes KILL by itself.
 const LONG_GRACE_MS: u64 = 600_000;
 
+/// Waits until a payload of [`Deed::in_busybox`] has said in its log that it runs.
+///
+/// # Panics
+/// When it does not.
+pub async fn until_ready(logs: &Path, payload: &Payload) {
+    let log = logs.join(format!("{}.stdout", payload.name));
+    let said = async {
+        while !std::fs::read_to_string(&log).unwrap_or_default().contains("ready") {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), said).await.expect("the payload says that it runs");
+    std::fs::write(log, "").expect("forget it for the next launch of this name");
+}
+
 /// A runtime under test.
 pub trait Stand {
     /// Its kind.
@@ -30,6 +46,10 @@ pub trait Stand {
     fn image(&self) -> String;
     /// A command in that image. [`Deed::Hang`] and [`Deed::IgnoreTerm`] show that they run.
     fn command(&self, deed: &Deed) -> Vec<String>;
+    /// A payload as this runtime can have it.
+    fn fitted(&self, payload: Payload) -> Payload {
+        payload
+    }
     /// Where payloads' logs go.
     fn logs(&self) -> PathBuf {
         PathBuf::new()
@@ -65,12 +85,12 @@ impl<S: Stand> Trial<S> {
     }
 
     pub(super) fn payload(&self, name: &str, deed: &Deed) -> Payload {
-        Payload {
+        self.stand.fitted(Payload {
             image: self.stand.image(),
             command: Some(self.stand.command(deed)),
             logs: self.stand.logs(),
             ..payload(name)
-        }
+        })
     }
 
     fn next_epoch(&self) -> Epoch {

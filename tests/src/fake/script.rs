@@ -171,6 +171,28 @@ pub enum Deed {
 }
 
 impl Deed {
+    /// As a command in busybox. [`Deed::Hang`] and [`Deed::IgnoreTerm`] say `ready` when they run.
+    #[must_use]
+    pub fn in_busybox(&self) -> Vec<String> {
+        const PLACES: &str = "/work /tmp /var/tmp /dev/shm /stage/out";
+        let script = match self {
+            Self::Exit(code) => format!("exit {code}"),
+            Self::Hang => "echo ready; exec sleep 3600".into(),
+            Self::IgnoreTerm => "trap '' TERM; echo ready; while :; do sleep 3600; done".into(),
+            Self::Write { output, .. } => format!("printf %s \"$1\" > /stage/out/{output}"),
+            // The full stop keeps the shell from taking the last newlines away.
+            Self::Expect { input, .. } => format!("test \"$(cat /stage/in/{input}; echo .)\" = \"$1.\""),
+            Self::Leave(file) => format!("for d in {PLACES}; do : > $d/{file} || exit 1; done"),
+            Self::Find(file) => format!("for d in {PLACES}; do test -e $d/{file} && exit 1; done; exit 0"),
+            Self::Missing => return vec!["/bin/no-such-program".into()],
+        };
+        let text = match self {
+            Self::Write { text, .. } | Self::Expect { text, .. } => text.clone(),
+            _ => String::new(),
+        };
+        vec!["/bin/sh".into(), "-c".into(), script, "sh".into(), text]
+    }
+
     /// As a command of the fake runtime.
     #[must_use]
     pub fn words(&self) -> Vec<String> {

@@ -5,8 +5,8 @@ use pilot_core::StopCause;
 
 use super::*;
 
-const TERM: StopRequest = StopRequest::Grace { signal: 15 };
-const INTERRUPT_AGAIN: StopRequest = StopRequest::Kill { signal: 2 };
+const TERM: StopRequest = StopRequest::Grace { signal: 15, cause: StopCause::PilotStopping };
+const INTERRUPT_AGAIN: StopRequest = StopRequest::Kill { signal: 2, cause: StopCause::PilotStopping };
 
 fn stopped(signal: i32) -> Done {
     Done { why: DoneWhy::Stopped(StopCause::PilotStopping), signal: Some(signal) }
@@ -68,7 +68,7 @@ async fn a_second_stop_kills_at_once() {
     runtime.script("a", [Play::never_ends()]);
     let queue = Arc::new(FakeQueue::new(vec![entry(Payload { grace_ms: 20_000, ..payload("a") })]));
     let run = drive_with(pilot(1), &queue, &runtime, async |button| {
-        after_ten_seconds(&button, StopRequest::Grace { signal: 2 }).await;
+        after_ten_seconds(&button, StopRequest::Grace { signal: 2, cause: StopCause::PilotStopping }).await;
         after_ten_seconds(&button, INTERRUPT_AGAIN).await;
     });
     assert_eq!(run.await.done, stopped(2));

@@ -1,0 +1,27 @@
+//! What works when nothing goes wrong.
+
+use pilot_tests::kube::{Namespace, Shape, images};
+
+/// A workflow of payloads in flow style.
+pub(crate) fn flow(payloads: &[String]) -> String {
+    let head = "apiVersion: latebind/v1\nmetadata: {name: w}\ndefaults: {walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}\n";
+    format!("{head}payloads:\n{}", payloads.concat())
+}
+
+/// A payload that runs `script` in busybox's shell.
+pub(crate) fn sh(namespace: &Namespace, name: &str, script: &str, fields: &str) -> String {
+    let image = &images(namespace.node()).busybox;
+    let script = serde_json::Value::from(script);
+    format!("  - {{name: {name}, image: {image:?}, command: [/bin/sh, -c, {script}], {fields}}}\n")
+}
+
+#[test]
+fn a_payload_gets_its_image_when_the_pod_is_there_already() {
+    let namespace = Namespace::new("late", &[]);
+    let pod = namespace.pod(&Shape::default());
+    let make = sh(&namespace, "make", "id -u; echo 42 > /stage/out/x", "outputs: [{name: x, max_size: 1Mi}]");
+    let read = sh(&namespace, "read", "cat /stage/in/x", "inputs: [{name: x, from: 'stage://make/x'}]");
+    let run = pod.run_well(&flow(&[make, read]));
+    assert_eq!(pod.output(&run, "make"), "10001\n");
+    assert_eq!(pod.output(&run, "read"), "42\n");
+}

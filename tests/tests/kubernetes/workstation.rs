@@ -1,0 +1,197 @@
+//! `pilot run --backend kubernetes` from a workstation: the files of `pilot run`, a pod that is made for them, nothing left.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use pilot_tests::images::{busybox_image, shell};
+use pilot_tests::kube::{Answer, Namespace, SOON, images};
+use pilot_tests::run::{dist, within};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A folder on this machine with an image, inputs and a workflow.
+struct Desk {
+    folder: tempfile::TempDir,
+    namespace: Namespace,
+}
+
+const WORKFLOW: &str = r#"
+apiVersion: latebind/v1
+metadata: {name: desk}
+defaults: {image: "oci:busybox", walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}
+payloads:
+  - name: make
+    command: [sh, -c, "cat /stage/in/file /stage/in/folder/deep/other > /stage/out/both; echo made >&2"]
+    inputs: [{name: file, from: ./data/file}, {name: folder, from: ./data/folder}]
+    outputs: [{name: both, max_size: 1Mi, save: both.txt}]
+  - name: count
+    command: [sh, -c, "wc -c < /stage/in/both"]
+    inputs: [{name: both, from: "stage://make/both"}]
+"#;
+
+impl Desk {
+    fn new(test: &str, workflow: &str) -> Self {
+        let namespace = Namespace::new(test, &[]);
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path();
+        busybox_image(&path.join("busybox"), &shell()).expect("busybox-static");
+        std::fs::create_dir_all(path.join("data/folder/deep")).expect("mkdir");
+        std::fs::write(path.join("data/file"), "one\n").expect("write");
+        std::fs::write(path.join("data/folder/deep/other"), "two\n").expect("write");
+        std::fs::write(path.join("w.yaml"), workflow).expect("write");
+        let registry = namespace.node().registry();
+        let rules = format!("registries: {{{registry:?}: {{insecure: true}}}}\n");
+        std::fs::write(path.join("registries.yaml"), rules).expect("write");
+        Self { folder, namespace }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let Images { pilot, shim } = Images::of(&self.namespace);
+        let path = |name: &str| self.path(name).display().to_string();
+        let words = [
+            "run",
+            "--backend",
+            "kubernetes",
+            "--namespace",
+            self.namespace.name(),
+            "--slots",
+            "2",
+            "--cpu",
+            "400m",
+            "--memory",
+            "256Mi",
+            "--pilot-image",
+            &pilot,
+            "--idle-image",
+            &shim,
+            "--registries-config",
+            "registries",
+            "--pod-grace",
+            "20",
+        ];
+        let mut words: Vec<String> = words.map(str::to_owned).to_vec();
+        words.extend(["--registries".into(), path("registries.yaml"), "--out".into(), path("out")]);
+        words.extend(["--push".into(), format!("{}/desk", self.namespace.node().registry()), path("w.yaml")]);
+        words
+    }
+
+    fn run(&self) -> Answer {
+        let words = self.arguments();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.namespace.pilot(&words, "")
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "it is to be killed while it runs")]
+    fn start(&self) -> Child {
+        Command::new(dist().join("pilot"))
+            .args(self.arguments())
+            .env("KUBECONFIG", self.namespace.node().state().join("kubeconfig"))
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("pilot")
+    }
+
+    fn pods(&self) -> Vec<String> {
+        let names = self.namespace.kubectl(&["get", "pods", "-o", "name"], "").good();
+        names.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until a payload of the workflow runs in the pod.
+    fn until_sleeping(&self) {
+        let runs = || {
+            let Some(pod) = self.pods().first().cloned() else { return false };
+            let ps = ["exec", pod.as_str(), "-c", "slot-0", "--", "ps"];
+            self.namespace.kubectl(&ps, "").stdout.contains("sleep 300")
+        };
+        assert!(within(SOON, runs), "no payload runs");
+    }
+}
+
+struct Images {
+    pilot: String,
+    shim: String,
+}
+
+impl Images {
+    fn of(namespace: &Namespace) -> Self {
+        let images = images(namespace.node());
+        Self { pilot: images.pilot.clone(), shim: images.shim.clone() }
+    }
+}
+
+const SLEEPS: &str = r#"
+apiVersion: latebind/v1
+metadata: {name: sleeps}
+payloads:
+  - {name: sleep, image: "oci:busybox", command: [sleep, "300"], resources: {cpu: 100m, memory: 64Mi}}
+"#;
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn a_workflow_of_this_machine_runs_in_a_pod_and_its_results_come_back() {
+    let desk = Desk::new("desk", WORKFLOW);
+    let answer = desk.run();
+    assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
+    assert_eq!(text(&desk.path("out/both.txt")), "one\ntwo\n");
+    assert_eq!(text(&desk.path("out/logs/count.stdout")), "8\n");
+    assert_eq!(text(&desk.path("out/logs/make.stderr")), "made\n");
+    assert!(answer.stdout.contains("2 done"), "{}", answer.stdout);
+    assert_eq!(desk.pods(), Vec::<String>::new(), "the pod goes with the run");
+}
+
+#[test]
+fn a_failed_payload_is_told_as_on_this_machine() {
+    let workflow = WORKFLOW.replace("wc -c < /stage/in/both", "echo no >&2; exit 3");
+    let desk = Desk::new("failing", &workflow);
+    let answer = desk.run();
+    assert_eq!(answer.code, 1, "{}{}", answer.stdout, answer.stderr);
+    assert!(answer.stdout.contains("exit code 3"), "{}", answer.stdout);
+    assert_eq!(text(&desk.path("out/logs/count.stderr")), "no\n");
+    assert_eq!(desk.pods(), Vec::<String>::new());
+}
+
+#[test]
+fn an_image_of_this_machine_needs_a_place_to_be_pushed_to() {
+    let desk = Desk::new("nopush", WORKFLOW);
+    let words = desk.arguments();
+    let kept: Vec<&str> = words
+        .iter()
+        .map(String::as_str)
+        .filter(|word| !word.contains("/desk") && *word != "--push")
+        .collect();
+    let answer = desk.namespace.pilot(&kept, "");
+    assert_eq!(answer.code, 64, "{}", answer.stderr);
+    assert!(answer.stderr.contains("--push"), "{}", answer.stderr);
+    assert_eq!(desk.pods(), Vec::<String>::new());
+}
+
+#[test]
+fn ctrl_c_leaves_nothing_behind() {
+    let desk = Desk::new("interrupted", SLEEPS);
+    let mut child = desk.start();
+    desk.until_sleeping();
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("pid")).expect("pid");
+    kill_process(pid, Signal::INT).expect("kill");
+    assert_eq!(child.wait().expect("wait").code(), Some(130));
+    assert_eq!(desk.pods(), Vec::<String>::new());
+}
+
+#[test]
+fn the_pod_of_a_workstation_that_is_killed_ends_by_itself() {
+    let desk = Desk::new("killed", SLEEPS);
+    let mut child = desk.start();
+    desk.until_sleeping();
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    let ended = || {
+        let pods = desk.namespace.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.phase}"], "");
+        pods.stdout == "Succeeded"
+    };
+    assert!(within(SOON, ended), "{}", desk.namespace.kubectl(&["get", "pods"], "").stdout);
+}
