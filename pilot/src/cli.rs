@@ -219,6 +219,12 @@ pub struct ForgetArgs {
 pub struct CheckArgs {
     /// A workflow file to check without running it
     pub file: Option<PathBuf>,
+    /// Check the cluster of the kubeconfig, or from inside of a pod its own
+    #[arg(long)]
+    pub cluster: bool,
+    /// The pod that would be made there.
+    #[command(flatten)]
+    pub pod: commands::pod::PodArgs,
 }
 
 /// Commands on the image store.

@@ -17,6 +17,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text.replace('\n', " ")
 }
 
+/// What an API server said, or what kept it from saying anything, in one line.
+#[must_use]
+pub fn said_by_api(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.replace('\n', " "),
+        other => chain(other),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[derive(Debug, thiserror::Error)]

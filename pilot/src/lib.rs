@@ -12,6 +12,7 @@ pub mod api;
 pub mod board;
 pub mod cli;
 pub mod cluster;
+pub mod clustercheck;
 pub mod commands;
 pub mod config;
 pub mod driver;

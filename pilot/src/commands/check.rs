@@ -17,6 +17,11 @@ pub fn check(
     arguments: &CheckArgs,
     output: OutputFormat,
 ) -> RunExit {
+    if arguments.cluster {
+        let cluster = super::check_cluster::check(settings, arguments, output);
+        return cluster
+            .max(arguments.file.as_deref().map_or(RunExit::Success, |file| check_file(file, output)));
+    }
     let config = match Config::new(settings, around) {
         Ok(config) => config,
         Err(error) => return refuse(&error),

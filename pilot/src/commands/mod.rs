@@ -15,6 +15,7 @@ pub mod submit;
 pub mod top;
 pub mod wait;
 
+mod check_cluster;
 mod grid;
 mod images_pull;
 mod images_usage;

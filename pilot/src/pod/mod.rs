@@ -16,6 +16,9 @@ pub const SHARE: &str = "/latebind/share";
 pub const PROGRAM: &str = "/latebind/pilot";
 /// Who the pilot is; slot n is the n-th after it. Any number will do that nobody else has in the pod.
 pub const PILOT_UID: u32 = 10_000;
+/// Memory of the pilot's container, and what stages may take of it.
+const PILOT_MEMORY: &str = "1Gi";
+const STAGE_MEMORY: &str = "768Mi";
 /// In which folder of a slot the shim's program is.
 const SHIM_FOLDER: &str = "/.latebind/bin";
 /// Where an init container copies the shim to, on clusters without image volumes.
@@ -171,6 +174,7 @@ impl Shape {
             self::env("LATEBIND_STORE", &below("store")),
             self::env("HOME", &private),
             self::env("TMPDIR", &below("tmp")),
+            self::env("LATEBIND_MEMORY", STAGE_MEMORY),
             field("LATEBIND_POD", "metadata.name"),
             field("LATEBIND_NAMESPACE", "metadata.namespace"),
         ];
@@ -202,7 +206,7 @@ impl Shape {
             // Small when idle; stages in memory are the pilot's.
             "resources": {
                 "requests": {"cpu": "50m", "memory": "64Mi"},
-                "limits": {"cpu": "1", "memory": "1Gi"},
+                "limits": {"cpu": "1", "memory": PILOT_MEMORY},
             },
             "volumeMounts": mounts,
         })

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use pilot_core::RunExit;
 use tokio::time::Instant;
 
-use crate::fault::chain;
+use crate::fault::{chain, said_by_api};
 use crate::pod::{PROGRAM, Shape};
 
 /// Longest wait for the pod to run, pulls of the pilot's image included.
@@ -42,11 +42,7 @@ pub(crate) struct RunPod {
 }
 
 fn refusal(what: &str, error: &kube::Error) -> Refusal {
-    let said = match error {
-        kube::Error::Api(status) => status.message.replace('\n', " "),
-        other => chain(other),
-    };
-    (format!("{what}: {said}"), RunExit::HostUnable)
+    (format!("{what}: {}", said_by_api(error)), RunExit::HostUnable)
 }
 
 /// The cluster that the user's kubeconfig names, and the namespace.

@@ -91,6 +91,11 @@ spec:
     - {name: LATEBIND_SCRATCH_DIR, value: /latebind/share/pilot/scratch}
     - {name: HOME, value: /latebind/share/pilot}
     - {name: TMPDIR, value: /latebind/share/pilot/tmp}
+    # For stages in memory; the rest of the pilot's own memory is for itself.
+    - {name: LATEBIND_MEMORY, value: {{ .Values.stageMemory | quote }}}
+    {{- if .Values.registriesConfigMap }}
+    - {name: LATEBIND_REGISTRIES, value: /latebind/registries/registries.yaml}
+    {{- end }}
     {{- if .Values.tiers.prefetch }}
     - {name: LATEBIND_PREFETCH, value: "true"}
     {{- end }}
@@ -111,6 +116,9 @@ spec:
     volumeMounts:
     - {name: share, mountPath: /latebind/share}
     - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+    {{- if .Values.registriesConfigMap }}
+    - {name: registries, mountPath: /latebind/registries, readOnly: true}
+    {{- end }}
   {{- range $i := until $slots }}
   - name: slot-{{ $i }}
     image: {{ $.root.Values.images.shim | quote }}
@@ -124,7 +132,9 @@ spec:
     securityContext:
       runAsUser: {{ add 10001 $i }}
       runAsGroup: {{ add 10001 $i }}
-      {{- include "latebind.hardened" $ | nindent 6 }}
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: {{ not $.root.Values.writableRoot }}
+      capabilities: {drop: [ALL]}
     resources: {{- toYaml $.root.Values.resources.slot | nindent 6 }}
     volumeMounts:
     - {name: shim, mountPath: /.latebind/bin, readOnly: true}
@@ -149,6 +159,9 @@ spec:
   {{- range $i := until $slots }}
   - name: memory-{{ $i }}
     emptyDir: {medium: Memory{{ with include "latebind.sized" $.root.Values.volumes.memory }}, {{ . }}{{ end }}}
+  {{- end }}
+  {{- with .Values.registriesConfigMap }}
+  - {name: registries, configMap: {name: {{ . | quote }}}}
   {{- end }}
   - name: token
     projected:

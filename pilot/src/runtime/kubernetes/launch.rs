@@ -31,6 +31,8 @@ const LOOKS: [Duration; 5] = [
     Duration::from_millis(4000),
 ];
 const SIGKILL: i32 = 9;
+/// A shim that is replaced while it is idle ends so, and no other does.
+const REPLACED: i32 = 143;
 
 impl Live {
     /// See [`crate::ports::Runtime::launch`].
@@ -175,6 +177,10 @@ impl Live {
             tokio::time::sleep(pause).await;
             let Ok(pod) = self.shared.pod.look().await else { continue };
             let Some(ended) = view::ended(&pod, &self.shape.name, &self.before) else { continue };
+            if ended.exit_code == REPLACED {
+                // The API is late: it speaks of a container before this one that it had not told of when this one was bound.
+                continue;
+            }
             if started && view::out_of_memory(ended) {
                 self.usage.oom_kills = Some(1);
                 return LaunchFault::OutOfMemory(Exit {

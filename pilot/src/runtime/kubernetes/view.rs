@@ -102,13 +102,21 @@ pub(super) fn trouble(pod: &Pod, slot: &str, image: &str) -> Option<Fault> {
         // PodInitializing, ContainerCreating: on its way.
         _ => return None,
     };
-    // What is said of an image that was asked for before is no news. A webhook may have made another name of this one; then
-    // the pod's spec has that.
-    let spec = pod.spec.iter().flat_map(|spec| &spec.containers).find(|container| container.name == slot);
-    let asked = spec.and_then(|container| container.image.as_deref()).unwrap_or(image);
-    let about_it = [image, asked].into_iter().any(|image| status.image == image || said.contains(image))
-        || !reason.contains("Image");
-    let text = format!("{reason}: {}", shortened(said));
+    // What is said of an image that was asked for before is no news. Of a whole name only the digest can be looked for: the
+    // container runtime leaves out the tag, and a webhook may have made another repository of it. The status names the
+    // container before.
+    let digest = image.rsplit('@').next().unwrap_or(image);
+    let about_it = said.contains(digest) || !reason.contains("Image");
+    let said = match said.strip_prefix("rpc error: code = ").and_then(|rest| rest.split_once(" desc = ")) {
+        Some((_code, said)) => shortened(said),
+        None => shortened(said),
+    };
+    let text = match reason {
+        "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" => {
+            format!("the node can't pull the image, which the pilot has seen ({reason}): {said}")
+        }
+        _ => format!("the node can't start the image's container ({reason}): {said}"),
+    };
     about_it.then(|| Fault::new(class, text))
 }
 

@@ -2,8 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+const DIGEST: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const IMAGE: &str = "registry.example:5000/team/fit:x7-0a1b2c@sha256:1111111111111111111111111111111111111111111111111111111111111111";
-const MIRRORED: &str = "registry.example:5000/mirror/team/fit:x7-0a1b2c@sha256:1111111111111111111111111111111111111111111111111111111111111111";
 
 fn pod(spec: &Value, status: &Value) -> Pod {
     serde_json::from_value(json!({"spec": spec, "status": status})).expect("a pod")
@@ -58,10 +58,14 @@ fn each_reason_to_wait_is_somebodys_fault_or_none() {
             Some(Retry),
         ),
         ("RegistryUnavailable", pull("registry is away"), Some(Retry)),
-        ("InvalidImageName", "couldn't parse image name".into(), Some(Payload)),
-        ("ErrImageNeverPull", "the image may not be used with the pod's logins".into(), Some(Payload)),
+        ("InvalidImageName", format!("couldn't parse image name {IMAGE}"), Some(Payload)),
+        (
+            "ErrImageNeverPull",
+            format!("Container image \"{IMAGE}\" is not present with pull policy of Never"),
+            Some(Payload),
+        ),
         ("SignatureValidationFailed", "no signature".into(), Some(Payload)),
-        ("ImageInspectError", "broken".into(), Some(Payload)),
+        ("ImageInspectError", format!("Failed to inspect image \"{IMAGE}\": broken"), Some(Payload)),
         ("CreateContainerConfigError", "secret \"x\" not found".into(), Some(Slot)),
         ("CreateContainerError", "name is reserved".into(), Some(Slot)),
         ("RunContainerError", "runc create failed: not a directory".into(), Some(Slot)),
@@ -85,27 +89,42 @@ fn a_slot_that_runs_or_that_is_not_in_the_status_is_in_no_trouble() {
 
 #[test]
 fn what_is_said_of_the_image_before_is_no_news() {
-    // The kubelet has not looked at the change yet: status and message are about the former image.
-    let mut old =
-        waiting(IMAGE, "ErrImagePull", "failed to pull image \"registry.example/other\": not found");
-    assert_eq!(class(&old), Some(FaultClass::Payload));
-    let statuses = old.status.as_mut().and_then(|status| status.container_statuses.as_mut());
-    statuses.expect("statuses")[1].image = "registry.example/other".into();
-    assert_eq!(class(&old), None);
+    // The kubelet has not looked at the change yet: the message is about the former image.
+    let other = IMAGE.replace('1', "2");
+    let former = format!("failed to pull and unpack image \"{other}\": not found");
+    assert_eq!(class(&waiting(IMAGE, "ErrImagePull", &former)), None);
+    assert_eq!(class(&waiting(IMAGE, "ImagePullBackOff", &former)), None);
 }
 
 #[test]
-fn trouble_with_a_name_that_a_webhook_made_of_the_image_is_trouble() {
-    let message = format!("failed to pull image \"{MIRRORED}\": not found");
-    assert_eq!(class(&waiting(MIRRORED, "ErrImagePull", &message)), Some(FaultClass::Payload));
+fn an_image_is_known_by_its_digest_whatever_its_name_became() {
+    let (repository, digest) = ("registry.example:5000/team/fit", DIGEST);
+    for name in [
+        format!("{repository}@{digest}"),
+        format!("registry.example:5000/mirror/team/fit:x7-0a1b2c@{digest}"),
+    ] {
+        let message = format!("failed to pull and unpack image \"{name}\": not found");
+        let mut pod = waiting(&name, "ErrImagePull", &message);
+        // The status has the former container's image, by the id of its configuration.
+        let statuses = pod.status.as_mut().and_then(|status| status.container_statuses.as_mut());
+        statuses.expect("statuses")[1].image = format!("sha256:{}", "3".repeat(64));
+        assert_eq!(class(&pod), Some(FaultClass::Payload), "{name}");
+    }
 }
 
 #[test]
 fn what_the_kubelet_says_becomes_one_line_of_bounded_length() {
-    let said = format!("failed to pull {IMAGE}:\n{}: not found", "\u{e9}".repeat(1000));
+    let said = format!(
+        "rpc error: code = NotFound desc = failed to pull {IMAGE}:\n{}: not found",
+        "\u{e9}".repeat(1000)
+    );
     let fault = trouble(&waiting(IMAGE, "ErrImagePull", &said), "slot-0", IMAGE).expect("trouble");
-    assert!(fault.message.starts_with("ErrImagePull: failed to pull") && fault.message.ends_with(".."));
-    assert!(!fault.message.contains('\n') && fault.message.chars().count() < 330);
+    let begins =
+        "the node can't pull the image, which the pilot has seen (ErrImagePull): failed to pull registry";
+    assert!(fault.message.starts_with(begins) && fault.message.ends_with(".."), "{fault}");
+    assert!(!fault.message.contains('\n') && fault.message.chars().count() < 400);
+    let fault = trouble(&waiting(IMAGE, "StartError", "not a directory"), "slot-0", IMAGE).expect("trouble");
+    assert_eq!(&*fault.message, "the node can't start the image's container (StartError): not a directory");
 }
 
 #[test]
