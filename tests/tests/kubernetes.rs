@@ -2,13 +2,29 @@
 
 #[path = "kubernetes/basics.rs"]
 mod basics;
+#[path = "kubernetes/check.rs"]
+mod check;
 #[path = "kubernetes/conformance.rs"]
 mod conformance;
 #[path = "kubernetes/images.rs"]
 mod images;
 #[path = "kubernetes/lifecycle.rs"]
 mod lifecycle;
+#[path = "kubernetes/limits.rs"]
+mod limits;
+#[path = "kubernetes/logins.rs"]
+mod logins;
 #[path = "kubernetes/neighbour.rs"]
 mod neighbour;
+#[path = "kubernetes/outages.rs"]
+mod outages;
+#[path = "kubernetes/pulls.rs"]
+mod pulls;
+#[path = "kubernetes/security.rs"]
+mod security;
+#[path = "kubernetes/sizes.rs"]
+mod sizes;
+#[path = "kubernetes/soak.rs"]
+mod soak;
 #[path = "kubernetes/workstation.rs"]
 mod workstation;

@@ -32,6 +32,9 @@ pub struct PodArgs {
     /// Secret with a login for a registry that all payloads may use (may be repeated)
     #[arg(long, value_name = "NAME")]
     pub image_pull_secret: Vec<String>,
+    /// Secret with the login that pilot and node have for payloads' images; of type kubernetes.io/dockerconfigjson
+    #[arg(long, value_name = "NAME")]
+    pub registry_login: Option<String>,
     /// ConfigMap with registries.yaml, and the certificates that it names
     #[arg(long, value_name = "NAME")]
     pub registries_config: Option<String>,
@@ -100,6 +103,7 @@ pub fn shape(settings: &Settings, arguments: &PodArgs) -> Result<Shape, ShapeErr
         image_volume: arguments.kube_version.is_none_or(|minor| minor >= IMAGE_VOLUMES_SINCE),
         service_account: arguments.service_account.clone(),
         pull_secrets: arguments.image_pull_secret.clone(),
+        login: arguments.registry_login.clone(),
         late_secret: settings.pull_secret.clone(),
         registries: arguments.registries_config.clone(),
         prefetch: settings.prefetch.unwrap_or(false),

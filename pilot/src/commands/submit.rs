@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pilot_core::RunExit;
 use spool::{RunId, SpoolError, Submitted};
@@ -36,6 +37,7 @@ fn submitted(
     output: OutputFormat,
 ) -> Result<RunExit, RunExit> {
     check(arguments)?;
+    let login = login(&settings)?;
     // Every file is read before any is submitted: half a command is worse than none.
     let plans: Result<Vec<(&Path, Plan)>, RunExit> =
         arguments.files.iter().map(|file| Ok((file.as_path(), plan(file, arguments)?))).collect();
@@ -44,7 +46,7 @@ fn submitted(
     let face = Face::new(output, around);
     let mut runs = Vec::new();
     for (file, plan) in &plans {
-        runs.push(submit_one(&mut opened, file, plan, arguments, face)?);
+        runs.push(submit_one(&mut opened, file, plan, arguments, login.as_deref(), face)?);
     }
     spool::poke(&opened.folder);
     if !opened.is_served() {
@@ -69,6 +71,16 @@ fn check(arguments: &SubmitArgs) -> Result<(), RunExit> {
     }
 }
 
+/// The auth file with which the payloads' images are fetched, if one is set.
+fn login(settings: &Settings) -> Result<Option<PathBuf>, RunExit> {
+    let Some(file) = &settings.registry_auth else { return Ok(None) };
+    if let Err(error) = std::fs::File::open(file) {
+        complain(&format!("read login {}: {error}", file.display()));
+        return Err(RunExit::BadInput);
+    }
+    Ok(Some(absolute(file)))
+}
+
 /// The file's plan, under the name that was asked for.
 fn plan(file: &Path, arguments: &SubmitArgs) -> Result<Plan, RunExit> {
     let mut plan = match workflow::load(file, &Disk) {
@@ -87,18 +99,27 @@ fn plan(file: &Path, arguments: &SubmitArgs) -> Result<Plan, RunExit> {
         plan.workflow.clone_from(name);
     }
     // Whatever else is wrong shows before anything is made.
-    prepared(&plan, file, Path::new("/"), None)?;
+    prepared(&plan, file, Path::new("/"), None, None)?;
     Ok(plan)
 }
 
-fn prepared(plan: &Plan, file: &Path, out: &Path, key: Option<String>) -> Result<spool::Submission, RunExit> {
+fn prepared(
+    plan: &Plan,
+    file: &Path,
+    out: &Path,
+    login: Option<&Path>,
+    key: Option<String>,
+) -> Result<spool::Submission, RunExit> {
     let wrong = |fault: &dyn std::fmt::Display| {
         complain(&format!("{}: {fault}", file.display()));
         RunExit::BadInput
     };
     let name = StageName::new(&plan.workflow).map_err(|error| wrong(&error))?;
     let origin = absolute(file);
-    let entries = entries(plan, out).map_err(|fault| wrong(&fault))?;
+    let mut entries = entries(plan, out).map_err(|fault| wrong(&fault))?;
+    for entry in &mut entries {
+        Arc::make_mut(&mut entry.payload).registry_auth = login.map(Path::to_owned);
+    }
     submission(&name, &origin, out, key, &entries).map_err(|fault| wrong(&fault))
 }
 
@@ -107,6 +128,7 @@ fn submit_one(
     file: &Path,
     plan: &Plan,
     arguments: &SubmitArgs,
+    login: Option<&Path>,
     face: Face,
 ) -> Result<RunId, RunExit> {
     let (submission, Submitted { run, new }) = loop {
@@ -117,7 +139,7 @@ fn submit_one(
                 (Some(next), absolute(Path::new(&format!("{}-{next}.out", plan.workflow))))
             }
         };
-        let submission = prepared(plan, file, &out, arguments.key.clone())?;
+        let submission = prepared(plan, file, &out, login, arguments.key.clone())?;
         // As with `pilot run`, a folder that can't be written costs nothing but this line.
         let folders = Folders::make(&[out.clone(), out.join("logs")]).map_err(|(folder, error)| {
             complain(&format!("make folder {}: {error}; choose another with --out", folder.display()));

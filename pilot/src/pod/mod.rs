@@ -23,6 +23,8 @@ const STAGE_MEMORY: &str = "768Mi";
 const SHIM_FOLDER: &str = "/.latebind/bin";
 /// Where an init container copies the shim to, on clusters without image volumes.
 const SHIM_COPY: &str = "/latebind/bin";
+/// Where the Secret with the pilot's own login is.
+const LOGIN: &str = "/latebind/login";
 /// Where the ConfigMap about registries is.
 const REGISTRIES: &str = "/latebind/registries";
 /// The label by which pods of pilots are found.
@@ -65,6 +67,8 @@ pub struct Shape {
     pub service_account: String,
     /// Secrets with logins for registries that are the same for all payloads.
     pub pull_secrets: Vec<String>,
+    /// The Secret with the login that pilot and node have for all payloads' images.
+    pub login: Option<String>,
     /// The Secret for logins that payloads bring.
     pub late_secret: Option<String>,
     /// ConfigMap with `registries.yaml` and what it names, such as authorities' certificates.
@@ -126,8 +130,12 @@ impl Shape {
     fn spec(&self, restart: &str) -> Value {
         let mut containers = vec![self.pilot()];
         containers.extend((0..self.slots).map(|slot| slot::container(self, slot)));
-        let mut secrets: Vec<&String> = self.pull_secrets.iter().chain(&self.late_secret).collect();
-        secrets.dedup();
+        let mut secrets: Vec<&String> = Vec::new();
+        for name in self.pull_secrets.iter().chain(&self.login).chain(&self.late_secret) {
+            if !secrets.contains(&name) {
+                secrets.push(name);
+            }
+        }
         json!({
             "serviceAccountName": self.service_account,
             "automountServiceAccountToken": false,
@@ -190,6 +198,10 @@ impl Shape {
             env.push(self::env("LATEBIND_REGISTRIES", &format!("{REGISTRIES}/registries.yaml")));
             mounts.push(json!({"name": "registries", "mountPath": REGISTRIES, "readOnly": true}));
         }
+        if self.login.is_some() {
+            env.push(self::env("LATEBIND_REGISTRY_AUTH", &format!("{LOGIN}/auth.json")));
+            mounts.push(json!({"name": "login", "mountPath": LOGIN, "readOnly": true}));
+        }
         env.extend(self.prefetch.then(|| self::env("LATEBIND_PREFETCH", "true")));
         env.extend(self.resize.then(|| self::env("LATEBIND_RESIZE", "true")));
         env.extend(self.env.iter().map(|(name, value)| self::env(name, value)));
@@ -225,6 +237,12 @@ impl Shape {
         );
         volumes.extend(
             self.registries.iter().map(|name| json!({"name": "registries", "configMap": {"name": name}})),
+        );
+        let auth = json!([{"key": ".dockerconfigjson", "path": "auth.json"}]);
+        volumes.extend(
+            self.login
+                .iter()
+                .map(|name| json!({"name": "login", "secret": {"secretName": name, "items": auth}})),
         );
         volumes.push(json!({"name": "token", "projected": {"sources": [
             {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},

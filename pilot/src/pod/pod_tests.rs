@@ -12,6 +12,7 @@ pub(crate) fn shape() -> Shape {
         image_volume: true,
         service_account: "latebind-pilot".into(),
         pull_secrets: Vec::new(),
+        login: None,
         late_secret: None,
         registries: None,
         prefetch: false,
@@ -74,4 +75,17 @@ fn without_image_volumes_the_shim_is_copied_and_a_job_ends() {
     assert!(names(&spec["initContainers"][0]["volumeMounts"]).contains(&"shim"));
     assert!(names(&spec["initContainers"][0]["env"]).contains(&"LATEBIND_SHIM_COPY"));
     assert!(spec["volumes"][1]["emptyDir"].is_object());
+}
+
+#[test]
+fn the_pilots_login_is_the_nodes_too_and_no_slots() {
+    let (login, late) = (Some("team".to_owned()), Some("late".to_owned()));
+    let shape = Shape { login, late_secret: late, pull_secrets: vec!["team".into()], ..shape() };
+    let spec = &shape.manifest()["spec"];
+    assert_eq!(names(&spec["imagePullSecrets"]), ["team", "late"]);
+    let with_login = spec["containers"].as_array().expect("containers").iter().filter(|container| {
+        names(&container["volumeMounts"]).contains(&"login")
+            || names(&container["env"]).contains(&"LATEBIND_REGISTRY_AUTH")
+    });
+    assert_eq!(with_login.map(|container| &container["name"]).collect::<Vec<_>>(), ["pilot"]);
 }

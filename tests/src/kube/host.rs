@@ -129,6 +129,39 @@ impl Host {
     }
 }
 
+/// A pod that can't reach the API server, while everybody else can. It can again when this goes.
+#[derive(Debug)]
+pub struct CutOff {
+    pid: String,
+}
+
+impl Host {
+    /// Cuts the pod off.
+    ///
+    /// # Panics
+    /// When it has no pilot.
+    #[must_use]
+    pub fn cut_off(&self) -> CutOff {
+        let cut = CutOff { pid: self.pilot().expect("a pilot").pid.to_string() };
+        let _cut = cut.route("add").good();
+        cut
+    }
+}
+
+impl CutOff {
+    /// A route of the pod's own network.
+    fn route(&self, verb: &str) -> Answer {
+        let to = ["ip", "route", verb, "unreachable", "10.96.0.1/32"];
+        command(Path::new("/usr/bin/nsenter"), &[&["--target", &self.pid, "--net"], &to[..]].concat(), "")
+    }
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        let _ = self.route("del");
+    }
+}
+
 /// Kills a process, whoever's it is.
 pub fn kill(process: &Process) {
     if let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) {

@@ -5,22 +5,26 @@
 //!
 //! **Must not know:** the pilot's inside.
 
+mod gate;
 mod host;
 mod images;
 mod pod;
 mod stand;
 mod turn;
+mod webhook;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-pub use self::host::{Host, Process, kill};
+pub use self::gate::Gate;
+pub use self::host::{CutOff, Host, Process, kill};
 pub use self::images::{Images, busybox_spec, images, push, push_layout};
 pub use self::pod::{Pod, Shape};
 pub use self::stand::PodStand;
 use self::turn::Turn;
+pub use self::webhook::Webhook;
 use crate::run::{dist, within};
 
 /// Longest wait for something that the cluster does within a second or two at rest.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Answer, Host, Namespace, SOON, images};
 use crate::run::{dist, within};
@@ -24,6 +24,8 @@ pub struct Shape {
     pub more: Vec<String>,
     /// More variables of the pilot's container.
     pub env: Vec<(String, String)>,
+    /// Secrets in the pilot's container, each below `/secrets`.
+    pub secrets: Vec<String>,
 }
 
 impl Default for Shape {
@@ -35,6 +37,7 @@ impl Default for Shape {
             memory: "256Mi".into(),
             more: Vec::new(),
             env: Vec::new(),
+            secrets: Vec::new(),
         }
     }
 }
@@ -52,6 +55,22 @@ impl Shape {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The same with a Secret in the pilot's container, as `/secrets/NAME`.
+    #[must_use]
+    pub fn secret(mut self, name: &str) -> Self {
+        self.secrets.push(name.to_owned());
+        self
+    }
+
+    fn add_secrets(&self, spec: &mut Value) {
+        for name in &self.secrets {
+            let volume = json!({"name": name, "secret": {"secretName": name}});
+            spec["volumes"].as_array_mut().expect("volumes").push(volume);
+            let mount = json!({"name": name, "mountPath": format!("/secrets/{name}"), "readOnly": true});
+            spec["containers"][0]["volumeMounts"].as_array_mut().expect("mounts").push(mount);
+        }
     }
 }
 
@@ -102,10 +121,9 @@ impl<'n> Pod<'n> {
             &mut manifest["spec"]["template"]["spec"]
         };
         if let Some(list) = spec["containers"][0]["env"].as_array_mut() {
-            list.extend(
-                shape.env.iter().map(|(name, value)| serde_json::json!({"name": name, "value": value})),
-            );
+            list.extend(shape.env.iter().map(|(name, value)| json!({"name": name, "value": value})));
         }
+        shape.add_secrets(spec);
         manifest
     }
 
@@ -191,15 +209,23 @@ impl<'n> Pod<'n> {
     /// Submits a workflow; gives the run's number.
     #[must_use]
     pub fn submit(&self, workflow: &str) -> String {
+        self.submit_with(workflow, &[])
+    }
+
+    /// As [`Pod::submit`], with more arguments.
+    #[must_use]
+    pub fn submit_with(&self, workflow: &str, more: &[&str]) -> String {
         let out = format!("{OUT}-{:08x}", unique());
-        self.pilot(&["submit", "/dev/stdin", "--quiet", "--out", &out], workflow).good().trim().to_owned()
+        let mut arguments = vec!["submit", "/dev/stdin", "--quiet", "--out", &out];
+        arguments.extend(more);
+        self.pilot(&arguments, workflow).good().trim().to_owned()
     }
 
     /// How the payloads of a run stand.
     #[must_use]
     pub fn payloads(&self, run: &str) -> Vec<Value> {
-        let answer = self.pilot(&["ls", run, "--output", "json"], "");
-        let lines = answer.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let text = self.pilot(&["ls", run, "--all", "--output", "json"], "").good();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["kind"] == "payload").collect()
     }
 

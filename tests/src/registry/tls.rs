@@ -20,14 +20,22 @@ impl Authority {
     /// When there is no randomness or no room.
     #[must_use]
     pub fn new() -> Self {
+        Self::of(&["127.0.0.1", "localhost"])
+    }
+
+    /// Makes an authority, and a certificate of it for these names and addresses.
+    ///
+    /// # Panics
+    /// When there is no randomness or no room.
+    #[must_use]
+    pub fn of(names: &[&str]) -> Self {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = params.self_signed(&key).expect("authority");
         let issuer = Issuer::new(params, key);
         let own_key = KeyPair::generate().expect("key");
-        let names = ["127.0.0.1", "localhost"].map(str::to_owned).to_vec();
-        let own = CertificateParams::new(names)
+        let own = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
             .expect("parameters")
             .signed_by(&own_key, &issuer)
             .expect("certificate");
@@ -54,7 +62,7 @@ impl Authority {
         self.folder.path().join(name)
     }
 
-    pub(super) fn server(&self) -> Arc<rustls::ServerConfig> {
+    pub(crate) fn server(&self) -> Arc<rustls::ServerConfig> {
         Arc::clone(&self.server)
     }
 

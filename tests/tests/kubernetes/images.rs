@@ -2,7 +2,9 @@
 
 use image_store::layout::{Compression, ImageSpec, LayerBuilder};
 use pilot_tests::images::{busybox, image, shell};
-use pilot_tests::kube::{Namespace, Node, Pod, Shape, images, push, push_layout};
+use pilot_tests::kube::{Namespace, Node, Pod, SOON, Shape, push, push_layout};
+use pilot_tests::run::within;
+use serde_json::Value;
 
 use crate::basics::{flow, sh};
 use crate::neighbour::{Neighbour, restarts};
@@ -24,6 +26,14 @@ pub(crate) fn line(listed: &str) -> &str {
     let line = lines.next().unwrap_or_else(|| panic!("no line about it: {listed}"));
     assert!(lines.next().is_none() && line.contains(" failed "), "{listed}");
     line
+}
+
+/// How long a run took, in milliseconds.
+pub(crate) fn took_ms(pod: &Pod<'_>, run: &str) -> u64 {
+    let listed = pod.pilot(&["ls", run, "--output", "json"], "").good();
+    let row: Value = serde_json::from_str(listed.lines().next().expect("the run's line")).expect("json");
+    let at = |name: &str| row[name].as_u64().unwrap_or_else(|| panic!("{name}: {row:#}"));
+    at("ended_unix_ms") - at("submitted_unix_ms")
 }
 
 /// Pushes an image of one static program, `/program`, and nothing else: no shell, no `/etc`, no `/tmp`.
@@ -122,9 +132,53 @@ fn an_image_that_only_the_pilot_can_see_gives_the_slot_back_within_seconds() {
     let pod = namespace.pod(&Shape::default().with(&["--registries-config", "mirrors"]));
     let neighbour = Neighbour::start(&namespace, &pod);
     let listed = pod.run_badly(&bad(&unseen));
-    println!("{listed}\n{:#?}", pod.payloads("1"));
-    assert!(line(&listed).contains("ErrImagePull") && line(&listed).contains("not found"), "{listed}");
-    let _ = images(namespace.node());
+    let said =
+        "the node can't pull the image, which the pilot has seen (ErrImagePull): failed to pull and unpack";
+    assert!(line(&listed).contains(said) && line(&listed).ends_with("not found"), "{listed}");
+    assert!(took_ms(&pod, "2") < 20_000, "{}", took_ms(&pod, "2"));
+    works(&namespace, &pod);
+    neighbour.end_undisturbed();
+}
+
+#[test]
+fn an_image_whose_container_can_not_be_started_costs_its_payload_and_not_the_slot() {
+    let namespace = Namespace::new("unstartable", &[]);
+    let pod = namespace.pod(&Shape::default());
+    let neighbour = Neighbour::start(&namespace, &pod);
+    let folder = tempfile::tempdir().expect("tempdir");
+    // Where the work folder is to be mounted, there is a file.
+    let layer = LayerBuilder::new().file("work", 0o644, "x").finish(Compression::Gzip).expect("layer");
+    let _blobs = image(folder.path(), &shell(), vec![layer]).expect("image");
+    let odd = push_layout(&namespace.node().registry(), "odd", folder.path(), &[]);
+    let listed = pod.run_badly(&bad(&odd));
+    let said = "the node can't start the image's container (";
+    assert!(line(&listed).contains(said) && line(&listed).contains("not a directory"), "{listed}");
+    works(&namespace, &pod);
+    neighbour.end_undisturbed();
+}
+
+#[test]
+fn a_registry_that_only_the_node_can_not_reach_is_tried_again() {
+    let namespace = Namespace::new("unreachable", &[]);
+    let registry = namespace.node().registry();
+    // Nobody listens there; the pilot knows a mirror of it.
+    let nobody = registry.replace(":5000", ":1");
+    let text =
+        format!("registries: {{{nobody:?}: {{mirrors: [{registry:?}]}}, {registry:?}: {{insecure: true}}}}");
+    let file = format!("--from-literal=registries.yaml={text}");
+    let _made = namespace.kubectl(&["create", "configmap", "mirrors", &file], "").good();
+    let pod = namespace.pod(&Shape::default().with(&["--registries-config", "mirrors"]));
+    let neighbour = Neighbour::start(&namespace, &pod);
+    let run = pod.submit(&bad(&push(namespace.node(), "busybox", &shell()).replace(&registry, &nobody)));
+    let mut row = Value::Null;
+    let said = "the node can't pull the image, which the pilot has seen (ErrImagePull)";
+    let tried_again = within(SOON, || {
+        row = pod.payload(&run, "bad");
+        row["tries"].as_u64() > Some(1)
+            && row["outcome"].as_str().is_some_and(|words| words.starts_with(said))
+    });
+    assert!(tried_again, "{row:#}");
+    let _ended = pod.pilot(&["cancel", &run, "--wait"], "").good();
     works(&namespace, &pod);
     neighbour.end_undisturbed();
 }

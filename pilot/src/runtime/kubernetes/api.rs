@@ -16,10 +16,13 @@ use pilot_core::{Fault, FaultClass};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::view::{self, Resizing, Size};
 use crate::fault::chain;
 
 /// Longest wait for one answer; the API server gives up on its own after a minute.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// The kubelet says within a second or two whether there is room.
+const RESIZE_WAIT: Duration = Duration::from_secs(10);
 /// Between two tries; doubles to the second one.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
@@ -69,9 +72,15 @@ impl OwnPod {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Counts a request that is made elsewhere.
-    pub(super) fn count(&self) {
+    fn count(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One request that is made elsewhere, counted and not waited for without end.
+    pub(super) async fn in_time<T>(&self, asked: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+        self.count();
+        let late = |_| kube::Error::Service("the API server did not answer in time".into());
+        tokio::time::timeout(ANSWER_WAIT, asked).await.map_err(late)?
     }
 
     /// The pod as it is; tried once.
@@ -97,18 +106,39 @@ impl OwnPod {
         self.insist(None, &change, until).await
     }
 
-    /// Gives a slot's container other limits; takes the right to resize.
+    /// Gives a slot's container other limits, and waits until the node has set so much aside; takes the right to resize.
     pub(super) async fn set_resources(
         &self,
         slot: &str,
         cpu_millis: u64,
         memory_bytes: u64,
         until: Instant,
-    ) -> Result<Pod, Fault> {
-        let amounts = json!({"cpu": format!("{cpu_millis}m"), "memory": memory_bytes.to_string()});
-        let resources = json!({"limits": amounts, "requests": amounts});
-        let change = json!({"spec": {"containers": [{"name": slot, "resources": resources}]}});
-        self.insist(Some("resize"), &change, until).await
+    ) -> Result<(), Fault> {
+        let (size, asked) = (Size { cpu_millis, memory_bytes }, Instant::now());
+        let mut pod = self.insist(Some("resize"), &sized(slot, size), until).await?;
+        let generation = pod.metadata.generation;
+        let fault = loop {
+            match view::resizing(&pod, slot, size, generation) {
+                Resizing::Done => return Ok(()),
+                Resizing::Refused(fault) => break fault,
+                Resizing::UnderWay if asked.elapsed() > RESIZE_WAIT => {
+                    break Fault::new(
+                        FaultClass::Retry,
+                        "resize the slot: the node has not said whether it can",
+                    );
+                }
+                Resizing::UnderWay => {}
+            }
+            tokio::time::sleep(PAUSES[0]).await;
+            pod = self.look().await.unwrap_or(pod);
+        };
+        // Or the node would do it later, when nobody counts on it.
+        if let Some(before) = view::allocated(&pod, slot)
+            && let Err(fault) = self.insist(Some("resize"), &sized(slot, before), until).await
+        {
+            tracing::warn!(slot, %fault, "the slot's former size can't be asked for again");
+        }
+        Err(fault)
     }
 
     /// Puts logins into the pre-made Secret that the pod's imagePullSecrets name; takes the right to patch it.
@@ -155,6 +185,12 @@ impl OwnPod {
     }
 }
 
+/// The change that asks for a slot's size.
+fn sized(slot: &str, size: Size) -> Value {
+    let amounts = json!({"cpu": format!("{}m", size.cpu_millis), "memory": size.memory_bytes.to_string()});
+    json!({"spec": {"containers": [{"name": slot, "resources": {"limits": amounts, "requests": amounts}}]}})
+}
+
 /// The annotation that holds a slot's nonce.
 pub(crate) fn annotation(slot: &str) -> String {
     format!("latebind.dev/{slot}")
@@ -194,6 +230,10 @@ fn judged<T>(answer: Answer<T>, what: &str) -> Result<T, Refusal> {
     Err(match status.code {
         // A policy's word about an image; the pod itself was accepted as it is.
         422 => Refusal::Final(fault(FaultClass::Payload)),
+        // A ResourceQuota's word, or one about the node's size: there is room again when others have ended.
+        403 if text.contains("exceeded quota") || text.contains("enough allocatable resources") => {
+            Refusal::Final(fault(FaultClass::Retry))
+        }
         // The token, or the right, or the pod is not there.
         400 | 403 | 404 | 405 => Refusal::Final(fault(FaultClass::Pilot)),
         // 401 is a token that is just being renewed; 409 somebody else's change at the same moment; 429 and 5xx a server that
@@ -205,3 +245,7 @@ fn judged<T>(answer: Answer<T>, what: &str) -> Result<T, Refusal> {
 #[cfg(test)]
 #[path = "api_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "api_fake_tests.rs"]
+mod fake_tests;

@@ -42,6 +42,17 @@ fn each_code_means_again_or_never_and_is_somebodys_fault() {
 }
 
 #[test]
+fn a_quota_that_is_used_up_may_have_room_later() {
+    let quota = "pods \"pilot\" is forbidden: exceeded quota: team, requested: limits.memory=1Gi";
+    let node =
+        "pods \"pilot\" is forbidden: node didn't have enough allocatable resources: cpu, requested: 2300";
+    for said in [quota, node] {
+        let (again, fault) = of(403, said);
+        assert_eq!((again, fault.class), (false, FaultClass::Retry));
+    }
+}
+
+#[test]
 fn a_servers_word_of_several_lines_becomes_one() {
     assert_eq!(&*of(422, "a\nb").1.message, "change the pilot's pod: a b");
 }

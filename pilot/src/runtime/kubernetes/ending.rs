@@ -11,11 +11,13 @@ use wire::slot::{FromShim, Nonce, ToShim};
 
 use super::images::salted_idle;
 use super::inputs::empty;
-use super::live::{API_WAIT, Cleaning, Live, Stands};
+use super::live::{Cleaning, Live, Stands};
 use crate::payload::Payload;
 use crate::runtime::following::SHIM_WAIT;
 use crate::runtime::launching::slot_fault;
 
+/// How long the API server may be away when the idle image is asked for: less than a try to clean may take.
+const ROLL_BACK_WAIT: Duration = Duration::from_secs(15);
 /// How long an idle container may take to come: the kubelet's turn, and another slot's pull before it.
 const IDLE_WAIT: Duration = Duration::from_secs(25);
 /// How long a slot's shim that is to retire may take to be found.
@@ -103,7 +105,14 @@ impl Live {
         match self.stands {
             Stands::Idle => Ok(false),
             // Nothing of the payload runs; what it left on disk goes with the next shim's first word.
-            Stands::Broken { gone: true } => self.replace(false).await.map(|()| false),
+            Stands::Broken { gone: true } => match self.replace(false).await {
+                Err(fault) if fault.class == FaultClass::Retry => {
+                    // No reason to give the slot up: the next bind changes the image, and cleans, in any case.
+                    tracing::debug!(slot = %self.slot, %fault, "the slot keeps its image until it is bound again");
+                    Ok(false)
+                }
+                done => done.map(|()| false),
+            },
             Stands::Bound | Stands::Broken { gone: false } => self.replace(true).await.map(|()| false),
         }
     }
@@ -141,12 +150,13 @@ impl Live {
         self.nonce = Nonce::IDLE;
         self.write_record(None);
         let idle = salted_idle(&self.shared.idle_image, Epoch(0));
-        let until = Instant::now() + API_WAIT;
+        let until = Instant::now() + ROLL_BACK_WAIT;
         self.shared.pod.set_image(&self.shape.name, &idle, &Nonce::IDLE.to_hex(), until).await?;
         empty(&self.folders.inputs);
         empty(&self.folders.out);
         if sure {
             self.greet(Nonce::IDLE, Epoch(0), IDLE_WAIT).await?;
+            self.folders.renew_markers().map_err(|error| slot_fault(&error))?;
             let report = self.clean_by_shim().await;
             if report.is_none_or(|report| report.failures > 0) || !self.is_pristine() {
                 let text = "what a payload left in the slot can't be removed";

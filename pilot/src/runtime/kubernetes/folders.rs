@@ -52,6 +52,44 @@ pub(super) struct Share {
     root: PathBuf,
 }
 
+/// What the shim keeps among its markers.
+const MARKER: &str = "latest";
+
+impl SlotFolders {
+    /// Where the shim notes what it launched. A payload is the same user and may write there as well.
+    pub(super) fn markers(&self) -> PathBuf {
+        self.control.join("ran")
+    }
+
+    /// Puts an empty folder there, so that no payload reads what one of another container left, or can't be launched for it.
+    /// To be called when no shim that is still of use has launched anything.
+    ///
+    /// # Errors
+    /// When that can't be done.
+    pub(super) fn renew_markers(&self) -> io::Result<()> {
+        let markers = self.markers();
+        if fs::read_dir(&markers)?.next().is_none() {
+            return Ok(());
+        }
+        let former = self.record.with_file_name(format!("former-{:08x}", fastrand::u32(..)));
+        fs::rename(&markers, &former)?;
+        make(&markers, OPEN)?;
+        // Folders in it are another user's. They stay, where no payload sees them.
+        let _ = fs::remove_dir_all(&former);
+        Ok(())
+    }
+
+    /// Whether nothing is among the markers that is not the shim's.
+    pub(super) fn has_only_markers(&self) -> bool {
+        let own = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| {
+                entry.file_name() == MARKER && entry.file_type().is_ok_and(|kind| kind.is_file())
+            })
+        };
+        fs::read_dir(self.markers()).is_ok_and(|mut entries| entries.all(own))
+    }
+}
+
 /// The folder of all that is the pilot's own.
 pub(crate) fn private(share: &Path) -> PathBuf {
     share.join("pilot")
@@ -107,7 +145,7 @@ pub fn prepare(share: &Path, slots: u32) -> io::Result<()> {
         let folders = share_folders.slot(number);
         make(&share.join("slots").join(number.to_string()), 0o711)?;
         make(&folders.control, 0o711)?;
-        for path in [&folders.control.join("ran"), &folders.links, &folders.out, &folders.work] {
+        for path in [&folders.markers(), &folders.links, &folders.out, &folders.work] {
             make(path, OPEN)?;
         }
         make(&folders.inputs, INPUTS)?;

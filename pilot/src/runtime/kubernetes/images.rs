@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_store::{ImageConfig, ImageId, Reference, RegistryAccess, Repository, Store, Transport};
+use image_store::{ImageConfig, ImageId, Logins, Reference, RegistryAccess, Repository, Store, Transport};
 use pilot_core::{Epoch, Fault, FaultClass};
 
 use super::view::SlotShape;
@@ -19,6 +19,10 @@ use crate::payload::Payload;
 use crate::runtime::known::Known;
 use crate::runtime::launching::{invocation, nothing_to_run};
 use crate::runtime::local::images::{TAG_LASTS, access_of, preflight_fault};
+use crate::ui::bytes;
+
+/// How long a payload's own login is taken on trust, as the image store does.
+const LOGIN_LASTS: Duration = Duration::from_secs(24 * 3600);
 
 /// The images.
 pub(super) struct Images {
@@ -60,6 +64,12 @@ impl Images {
         self.known.chosen(payload)
     }
 
+    /// The auth file that a payload brings; that of the pilot itself is none.
+    pub(super) fn login_of<'p>(&self, payload: &'p Payload) -> Option<&'p Path> {
+        let own = |file: &Path| matches!(&self.access.logins, Logins::File(own) if own == file);
+        payload.registry_auth.as_deref().filter(|file| !own(file))
+    }
+
     async fn look(
         &self,
         payload: &Payload,
@@ -80,7 +90,8 @@ impl Images {
         let found = tokio::task::spawn_blocking(move || store.preflight(&reference, &access)).await;
         let panicked = |_| Fault::new(FaultClass::Pilot, "looking at an image panicked");
         let found = found.map_err(panicked)?.map_err(|error| preflight_fault(&error))?;
-        let lasts = tag.then_some(TAG_LASTS);
+        let login = self.login_of(payload).map(|_| LOGIN_LASTS);
+        let lasts = tag.then_some(TAG_LASTS).or(login);
         if let Some(before) = before.filter(|before| before.id == found.image) {
             return Ok((before, lasts));
         }
@@ -146,12 +157,16 @@ pub(super) fn objection(payload: &Payload, slot: &SlotShape, resizes: bool) -> O
                 .into(),
         );
     }
-    let too_much = |what: &str, asked: u64, has: Option<u64>| {
-        let has = has.filter(|has| asked > *has && !resizes)?;
-        Some(format!("it asks for {asked} {what}, and a slot of this pod has {has}"))
+    let too_much = |asked: u64, has: Option<u64>, words: fn(u64) -> String| {
+        let has = words(has.filter(|has| asked > *has && !resizes)?);
+        let asked = words(asked);
+        let todo = "make the pod with fewer slots or more for them";
+        Some(format!("it asks for {asked}, and a slot of this pod has {has}; {todo}"))
     };
-    too_much("bytes of memory", resources.memory_bytes, slot.memory_bytes)
-        .or_else(|| too_much("thousandths of a processor", resources.cpu_millis, slot.cpu_millis))
+    let memory = |amount| format!("{} of memory", bytes(amount));
+    let cpu = |millis| format!("{} cpu", millis as f64 / 1000.0);
+    too_much(resources.memory_bytes, slot.memory_bytes, memory)
+        .or_else(|| too_much(resources.cpu_millis, slot.cpu_millis, cpu))
 }
 
 #[cfg(test)]

@@ -95,12 +95,12 @@ fn what_a_slot_can_not_do_is_said_with_what_to_do() {
     let root = said(Payload { writable_root: true, ..fitting() });
     assert!(root.contains("pilot pod --writable-root"), "{root}");
     let mut big = fitting();
-    big.resources.memory_bytes += 1;
+    big.resources.memory_bytes *= 2;
     let memory = said(big);
-    assert!(memory.contains("bytes of memory"), "{memory}");
+    assert!(memory.contains("128 MiB of memory, and a slot of this pod has 64.0 MiB of memory"), "{memory}");
     let mut fast = fitting();
     fast.resources.cpu_millis = 501;
-    assert!(said(fast).contains("501 thousandths of a processor, and a slot of this pod has 500"));
+    assert!(said(fast).contains("0.501 cpu, and a slot of this pod has 0.5 cpu"));
 }
 
 #[test]

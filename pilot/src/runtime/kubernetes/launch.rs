@@ -212,7 +212,7 @@ impl Ground for Mounted<'_> {
     fn look(&mut self) {}
 
     fn written(&self) -> Vec<PathBuf> {
-        vec![self.folders.work.clone(), self.folders.out.clone()]
+        vec![self.folders.work.clone(), self.folders.out.clone(), self.folders.markers()]
     }
 
     async fn died(&self) {

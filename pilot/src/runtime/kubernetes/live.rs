@@ -43,8 +43,11 @@ use crate::runtime::stages::{OpenInput, OpenOutput};
 /// When the API is asked why no Hello comes: a bad image shows after a second, and a long pull is no reason to ask often.
 const LOOKS: [Duration; 4] =
     [Duration::from_millis(1500), Duration::from_secs(12), Duration::from_secs(30), Duration::from_secs(60)];
-/// How long the API server may be away while a slot is bound.
+/// How long the API server may be away when it is to be told something beside.
 pub(super) const API_WAIT: Duration = Duration::from_secs(45);
+/// How long it may be away while a slot is bound, as when it is upgraded. To give up sooner would cost the payload a try, and no
+/// other one could be bound either.
+const BIND_API_WAIT: Duration = Duration::from_secs(900);
 
 /// What is known of the slot's container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,12 +143,13 @@ impl Live {
         let image = self.shared.images.chosen(payload)?;
         self.commit.settle(&self.shared.stages).await;
         self.forget();
+        self.folders.renew_markers().map_err(|error| slot_fault(&error))?;
         self.listen()?;
         self.open_streams()?;
         self.nonce = Nonce(std::array::from_fn(|_| fastrand::u8(..)));
         // Whoever comes after this pilot can prove the container by it.
         self.write_record(None);
-        let until = Instant::now() + API_WAIT;
+        let until = Instant::now() + BIND_API_WAIT;
         let logins = self.shared.late_logins(payload, &image, until).await?;
         self.resize(payload, until).await?;
         let reference = image.salted(epoch);
@@ -277,7 +281,9 @@ impl Live {
             self.looks = opened.and_then(|folders| folders.try_into().ok());
         }
         let looks = self.looks.iter().flatten();
-        self.looks.is_some() && looks.into_iter().all(|folder| is_as_made(folder, OPEN))
+        self.looks.is_some()
+            && looks.into_iter().all(|folder| is_as_made(folder, OPEN))
+            && self.folders.has_only_markers()
     }
 
     /// Gives the slot's container what the payload asks for, where the pilot may.

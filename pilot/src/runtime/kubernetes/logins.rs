@@ -30,7 +30,7 @@ impl Shared {
         image: &PodImage,
         until: Instant,
     ) -> Result<Option<LateLogins>, Fault> {
-        let Some(file) = &payload.registry_auth else { return Ok(None) };
+        let Some(file) = self.images.login_of(payload) else { return Ok(None) };
         let Some(secret) = &self.pull_secret else {
             let text =
                 "it brings a login, and this pod has no Secret for logins; see deploy/README.md, credentials";

@@ -254,7 +254,7 @@ impl Runtime for KubernetesRuntime {
         let image = self.shared.images.prepare(payload).await?;
         let bytes_brought = match &self.shared.prefetch {
             // The kubelet has no login of the payload's for a pod that is not the pilot's.
-            Some(prefetch) if payload.registry_auth.is_none() => {
+            Some(prefetch) if self.shared.images.login_of(payload).is_none() => {
                 prefetch.fetch(&self.shared.pod, &image).await?
             }
             _ => 0,

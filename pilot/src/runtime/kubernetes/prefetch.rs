@@ -10,7 +10,8 @@
 //!
 //! **Must not know:** slots, which payload wants the image.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use either::Either;
@@ -18,7 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
 use pilot_core::{Fault, FaultClass};
 use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::api::OwnPod;
@@ -40,8 +41,9 @@ const CONTAINER: &str = "pull";
 pub(super) struct Prefetch {
     node: String,
     pod_uid: String,
-    /// Digests that are known to have been on the node. The kubelet may have removed one: then the bind pulls.
-    there: Mutex<BTreeSet<String>>,
+    /// By digest: those that are known to have been on the node are set. The kubelet may have removed one: then the bind
+    /// pulls.
+    there: Mutex<BTreeMap<String, Arc<OnceCell<()>>>>,
 }
 
 impl Prefetch {
@@ -50,43 +52,55 @@ impl Prefetch {
     }
 
     /// Makes sure that an image was on the node once; gives the bytes that were fetched for it. Several that want the same
-    /// wait for one pull.
+    /// wait for one pull, and for no other.
     pub(super) async fn fetch(&self, own: &OwnPod, image: &PodImage) -> Result<u64, Fault> {
         let digest = image.id.to_string();
         if image.bytes < WORTH_BYTES {
             return Ok(0);
         }
-        let mut there = self.there.lock().await;
-        if there.contains(&digest) {
-            return Ok(0);
+        let is_there = {
+            let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(there.entry(digest.clone()).or_default())
+        };
+        let mut brought = 0;
+        let pulled = is_there.get_or_try_init(|| async {
+            if !self.pull(own, image, &digest).await.map_err(Some)? {
+                return Err(None);
+            }
+            brought = image.bytes;
+            Ok(())
+        });
+        match pulled.await {
+            Ok(()) | Err(None) => Ok(brought),
+            Err(Some(fault)) => Err(fault),
         }
-        self.pull(own, image, &digest).await?;
-        there.insert(digest);
-        Ok(image.bytes)
     }
 
-    async fn pull(&self, own: &OwnPod, image: &PodImage, digest: &str) -> Result<(), Fault> {
+    /// Says whether it was done: a namespace may have no room for a pod, and then the bind pulls.
+    async fn pull(&self, own: &OwnPod, image: &PodImage, digest: &str) -> Result<bool, Fault> {
         let hex = digest.rsplit(':').next().unwrap_or(digest);
         let name = format!("{}-pull-{}", own.name(), &hex[..hex.len().min(12)]);
         let pod = self.manifest(own.name(), &name, &image.pinned())?;
-        own.count();
-        match own.pods().create(&PostParams::default(), &pod).await {
+        match own.in_time(own.pods().create(&PostParams::default(), &pod)).await {
             // One that an earlier life of this pilot left serves as well.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(kube::Error::Api(status)) if status.message.contains("exceeded quota") => {
+                tracing::warn!(image = image.pinned(), why = status.message, "an image is not fetched ahead");
+                return Ok(false);
+            }
             Err(error) => return Err(refused(&error)),
             Ok(_) => {}
         }
         let pulled = self.until_pulled(own, &name, &image.pinned()).await;
-        own.count();
         let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-        if let Err(error) = own.pods().delete(&name, &at_once).await {
+        if let Err(error) = own.in_time(own.pods().delete(&name, &at_once)).await {
             tracing::warn!(
                 pod = name,
                 error = chain(&error),
                 "a pod that fetched an image goes with the pilot's"
             );
         }
-        pulled
+        pulled.map(|()| true)
     }
 
     async fn until_pulled(&self, own: &OwnPod, name: &str, reference: &str) -> Result<(), Fault> {
@@ -95,9 +109,8 @@ impl Prefetch {
         while Instant::now() < until {
             tokio::time::sleep(pause).await;
             pause = (pause * 3 / 2).min(PAUSES[1]);
-            own.count();
             let rehearsal = DeleteParams { dry_run: true, ..DeleteParams::default() };
-            let pod = match own.pods().delete(name, &rehearsal).await {
+            let pod = match own.in_time(own.pods().delete(name, &rehearsal)).await {
                 Ok(Either::Left(pod)) => pod,
                 Ok(Either::Right(_)) => continue,
                 Err(kube::Error::Api(status)) if status.code == 404 => {

@@ -95,9 +95,8 @@ pub(super) fn trouble(pod: &Pod, slot: &str, image: &str) -> Option<Fault> {
         "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" | "SignatureValidationFailed" => {
             FaultClass::Payload
         }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "StartError" => {
-            FaultClass::Slot
-        }
+        "CreateContainerError" | "RunContainerError" | "StartError" => start_class(said),
+        "CreateContainerConfigError" => FaultClass::Slot,
         "CrashLoopBackOff" => FaultClass::Slot,
         // PodInitializing, ContainerCreating: on its way.
         _ => return None,
@@ -135,6 +134,68 @@ fn pull_class(said: &str) -> FaultClass {
     if FINAL.iter().any(|word| said.contains(word)) { FaultClass::Payload } else { FaultClass::Retry }
 }
 
+/// All that is mounted in a slot is the pod's own and was there before: where it can't be mounted, the image has something in
+/// the way, in every slot and on every node.
+fn start_class(said: &str) -> FaultClass {
+    let said = said.to_lowercase();
+    let in_the_way = said.contains("to rootfs at") || said.contains("not a directory");
+    if in_the_way { FaultClass::Payload } else { FaultClass::Slot }
+}
+
+/// What a slot's container may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    /// In thousandths of a processor.
+    pub(super) cpu_millis: u64,
+    /// In bytes.
+    pub(super) memory_bytes: u64,
+}
+
+/// How far a change of size has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Resizing {
+    /// The node has set it aside: the slot's next container gets it.
+    Done,
+    UnderWay,
+    /// There is no room.
+    Refused(Fault),
+}
+
+/// What the node has set aside for a slot. What is asked for in the pod's spec need not have been granted.
+pub(super) fn allocated(pod: &Pod, slot: &str) -> Option<Size> {
+    let status = status(pod, slot)?;
+    let in_force = || status.resources.as_ref()?.requests.as_ref();
+    let amounts = status.allocated_resources.as_ref().or_else(in_force)?;
+    Some(Size {
+        cpu_millis: amounts.get("cpu")?.0.parse::<MilliCpu>().ok()?.0,
+        memory_bytes: amounts.get("memory")?.0.parse::<Bytes>().ok()?.0,
+    })
+}
+
+/// What the node says of a slot's new size, which the pod has had since `generation`.
+pub(super) fn resizing(pod: &Pod, slot: &str, size: Size, generation: Option<i64>) -> Resizing {
+    if allocated(pod, slot) == Some(size) {
+        return Resizing::Done;
+    }
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let about_it = |seen: Option<i64>| seen.is_none() || seen >= generation;
+    let mut pending =
+        conditions.filter(|condition| condition.type_ == "PodResizePending" && condition.status == "True");
+    match pending.find(|condition| about_it(condition.observed_generation)) {
+        None => Resizing::UnderWay,
+        Some(condition) => {
+            let said = condition.message.as_deref().or(condition.reason.as_deref()).unwrap_or_default();
+            let text = format!(
+                "resize the slot to {}m cpu and {} bytes of memory: {}",
+                size.cpu_millis,
+                size.memory_bytes,
+                shortened(said)
+            );
+            Resizing::Refused(Fault::new(FaultClass::Retry, text))
+        }
+    }
+}
+
 /// How the container ended that a slot had and that is none of `before`.
 pub(super) fn ended<'a>(
     pod: &'a Pod,
@@ -162,14 +223,15 @@ pub(super) fn end_words(ended: &ContainerStateTerminated) -> String {
     format!("{reason}, exit code {}{said}", ended.exit_code)
 }
 
-/// The kubelet repeats itself; the first lines say it.
+/// What was to be done stands at the beginning, and why it can't be at the end; between them programs name each other.
 fn shortened(text: &str) -> String {
-    const CHARACTERS_MAX: usize = 300;
-    let line = text.replace('\n', " ");
-    match line.char_indices().nth(CHARACTERS_MAX) {
-        Some((at, _)) => format!("{}..", &line[..at]),
-        None => line,
+    const KEPT: [usize; 2] = [140, 160];
+    let line: Vec<char> = text.replace('\n', " ").chars().collect();
+    if line.len() <= KEPT[0] + KEPT[1] {
+        return line.into_iter().collect();
     }
+    let (head, tail) = (&line[..KEPT[0]], &line[line.len() - KEPT[1]..]);
+    head.iter().chain(&[' ', '.', '.', ' ']).chain(tail).collect()
 }
 
 #[cfg(test)]

@@ -68,7 +68,13 @@ fn each_reason_to_wait_is_somebodys_fault_or_none() {
         ("ImageInspectError", format!("Failed to inspect image \"{IMAGE}\": broken"), Some(Payload)),
         ("CreateContainerConfigError", "secret \"x\" not found".into(), Some(Slot)),
         ("CreateContainerError", "name is reserved".into(), Some(Slot)),
-        ("RunContainerError", "runc create failed: not a directory".into(), Some(Slot)),
+        (
+            "RunContainerError",
+            "error mounting \"/x\" to rootfs at \"/work\": create mountpoint".into(),
+            Some(Payload),
+        ),
+        ("StartError", "mount `/x` to `work`: Not a directory".into(), Some(Payload)),
+        ("RunContainerError", "runc create failed: unable to apply cgroup configuration".into(), Some(Slot)),
         ("CrashLoopBackOff", "back-off 10s restarting failed container".into(), Some(Slot)),
         ("PodInitializing", String::new(), None),
         ("ContainerCreating", String::new(), None),
@@ -121,7 +127,7 @@ fn what_the_kubelet_says_becomes_one_line_of_bounded_length() {
     let fault = trouble(&waiting(IMAGE, "ErrImagePull", &said), "slot-0", IMAGE).expect("trouble");
     let begins =
         "the node can't pull the image, which the pilot has seen (ErrImagePull): failed to pull registry";
-    assert!(fault.message.starts_with(begins) && fault.message.ends_with(".."), "{fault}");
+    assert!(fault.message.starts_with(begins) && fault.message.ends_with(" not found"), "{fault}");
     assert!(!fault.message.contains('\n') && fault.message.chars().count() < 400);
     let fault = trouble(&waiting(IMAGE, "StartError", "not a directory"), "slot-0", IMAGE).expect("trouble");
     assert_eq!(&*fault.message, "the node can't start the image's container (StartError): not a directory");
@@ -191,4 +197,37 @@ fn slots_come_in_the_order_of_their_numbers_with_what_they_may_use() {
     assert_eq!((slots[1].uid, slots[1].root_is_read_only, slots[1].always_pulls), (None, false, true));
     assert_eq!(grace(&pod), Duration::from_secs(20));
     assert_eq!(grace(&Pod::default()), Duration::from_secs(30));
+}
+
+#[test]
+fn a_slots_new_size_counts_when_the_node_has_set_it_aside() {
+    let size = Size { cpu_millis: 1100, memory_bytes: 64 << 20 };
+    let of = |amounts: Value, condition: Value| {
+        let mut pod = slot(IMAGE, json!({"state": {"running": {}}, "allocatedResources": amounts}));
+        let conditions = serde_json::from_value(json!([condition])).expect("conditions");
+        pod.status.as_mut().expect("status").conditions = Some(conditions);
+        resizing(&pod, "slot-0", size, Some(7))
+    };
+    let pending = |generation: i64| {
+        json!({"type": "PodResizePending", "status": "True", "reason": "Deferred", "observedGeneration": generation,
+               "message": "Node didn't have enough resource: cpu"})
+    };
+    let (old, new) =
+        (json!({"cpu": "600m", "memory": "128Mi"}), json!({"cpu": "1100m", "memory": "67108864"}));
+    let ready = json!({"type": "Ready", "status": "True", "observedGeneration": 7});
+    assert_eq!(of(old.clone(), ready.clone()), Resizing::UnderWay);
+    assert_eq!(of(new, ready), Resizing::Done);
+    // What is said of an earlier change of size is no news.
+    assert_eq!(of(old.clone(), pending(6)), Resizing::UnderWay);
+    let Resizing::Refused(fault) = of(old, pending(7)) else { panic!("it was to be refused") };
+    assert_eq!(fault.class, FaultClass::Retry);
+    assert!(fault.message.ends_with("Node didn't have enough resource: cpu"), "{fault}");
+}
+
+#[test]
+fn what_a_node_does_not_say_it_set_aside_is_read_from_what_is_in_force() {
+    let amounts = json!({"requests": {"cpu": "200m", "memory": "134217728"}, "limits": {"cpu": "200m"}});
+    let pod = slot(IMAGE, json!({"state": {"running": {}}, "resources": amounts}));
+    assert_eq!(allocated(&pod, "slot-0"), Some(Size { cpu_millis: 200, memory_bytes: 128 << 20 }));
+    assert_eq!(allocated(&waiting(IMAGE, "ContainerCreating", ""), "slot-0"), None);
 }
