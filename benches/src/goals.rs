@@ -179,6 +179,62 @@ const GOALS: &[Goal] = &[
         ["skopeo + umoci/four, first payload [s]", "latebind/four, first payload [s]"],
         (1.0, "s"),
     ),
+    most(
+        "pod: patch to first instruction, image on the node, slot idle",
+        ("kube", "latebind/start"),
+        (350.0, "ms", 1.0),
+    ),
+    most("pod: end of a payload until the pilot knows it", ("kube", "latebind/end known"), (10.0, "ms", 1.0)),
+    most(
+        "pod: end of a payload until it is in the spool",
+        ("kube", "served/end in the spool"),
+        (10.0, "ms", 1.0),
+    ),
+    most(
+        "pod: between two payloads, the second bound ahead",
+        ("kube", "served/gap between two, bound ahead"),
+        (50.0, "ms", 1.0),
+    ),
+    share(
+        "pod: warm payloads a second, `serve`, of the local backend's",
+        "kube",
+        ["served/warm payloads a second [/s]", "local serve/warm payloads a second [/s]"],
+        (0.5, "/s"),
+    ),
+    share(
+        "pod: warm payloads a second, `serve`, of the local backend's `run`",
+        "kube",
+        ["served/warm payloads a second [/s]", "local run/warm payloads a second [/s]"],
+        (0.5, "/s"),
+    ),
+    // Not more than 1.2 times as long, the other way round.
+    share(
+        "pod: bind of a small image, of that of 200 MB that were fetched ahead",
+        "kube",
+        ["small image/start, fetched ahead", "200 MB/start, fetched ahead"],
+        (0.83, "ms"),
+    ),
+    share(
+        "pod: the other slot's binds before, of those while 200 MB are fetched ahead",
+        "kube",
+        ["other slot/start, before", "other slot/start, while 200 MB are fetched ahead"],
+        (0.83, "ms"),
+    ),
+    most(
+        "pod: API requests a payload, cold",
+        ("kube", "served/API requests a payload, cold [1]"),
+        (2.0, "", 1.0),
+    ),
+    most(
+        "pod: API requests a payload, warm",
+        ("kube", "served/API requests a payload, warm [1]"),
+        (0.0, "", 1.0),
+    ),
+    most(
+        "pod: API requests to watch, list or get, in all",
+        ("kube", "served/API requests to watch, list or get, in all [1]"),
+        (0.0, "", 1.0),
+    ),
 ];
 
 /// Writes the table.

@@ -37,8 +37,9 @@ fn tables(results: &Value) -> Result<String, std::fmt::Error> {
         ("unpack", "500 MB image"),
         ("pull", "500 MB image from a registry"),
     ] {
-        series(&mut out, results, section, title)?;
+        series(&mut out, results, section, title, &[])?;
     }
+    kube(&mut out, results)?;
     Ok(out)
 }
 
@@ -102,6 +103,29 @@ fn bind(out: &mut String, results: &Value, user: &str) -> std::fmt::Result {
     Ok(())
 }
 
+/// Who starts payloads on a node of Kubernetes.
+const STARTERS: [&str; 7] =
+    ["latebind", "latebind, no gap", "patched shell", "patched shell, no gap", "bare Pod", "Job", "ctr run"];
+
+/// What a cluster's users wait for; then the rest.
+fn kube(out: &mut String, results: &Value) -> std::fmt::Result {
+    let at = |series: &str, what: &str| percentile(results, "root", "kube", series, what);
+    let Some(ours) = at("latebind/start", "p50") else { return Ok(()) };
+    writeln!(
+        out,
+        "\n## Kubernetes\n\n| ms | request to first instruction p50 | p99 | x of ours | its end until it is known p50 | p99 | n |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|---|")?;
+    for who in STARTERS {
+        let (start, end) = (format!("{who}/start"), format!("{who}/end known"));
+        let Some(p50) = at(&start, "p50") else { continue };
+        write!(out, "| {who} | {} | {} | {:.2} ", cell(Some(p50)), cell(at(&start, "p99")), p50 / ours)?;
+        let n = at(&start, "n").unwrap_or(0.0);
+        writeln!(out, "| {} | {} | {n:.0} |", cell(at(&end, "p50")), cell(at(&end, "p99")))?;
+    }
+    series(out, results, "kube", "Kubernetes, the rest", &["/start", "/end known"])
+}
+
 /// Rates, beside the bare loop's.
 fn throughput(out: &mut String, results: &Value) -> std::fmt::Result {
     let at = |user, series: &str, what| percentile(results, user, "throughput", series, what);
@@ -143,13 +167,14 @@ fn whole(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| format!("{value:.0}"))
 }
 
-/// Every series of a section; nothing where it was not measured.
-fn series(out: &mut String, results: &Value, section: &str, title: &str) -> std::fmt::Result {
+/// Every series of a section whose name does not end in one of `but`; nothing where it was not measured.
+fn series(out: &mut String, results: &Value, section: &str, title: &str, but: &[&str]) -> std::fmt::Result {
     let mut names: Vec<String> = Vec::new();
     for user in USERS {
         let series = find(results, user, section).and_then(|section| section["series"].as_object());
         names.extend(series.into_iter().flatten().map(|(name, _)| name.clone()));
     }
+    names.retain(|name| !but.iter().any(|end| name.ends_with(end)));
     names.sort();
     names.dedup();
     if names.is_empty() {

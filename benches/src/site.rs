@@ -159,29 +159,20 @@ impl Served {
         Ok(())
     }
 
-    /// A line of one of its files in /proc that is `KEY: NUMBER kB`, in KiB.
+    /// As [`kib`], of this pilot.
     ///
     /// # Errors
     /// When there is none.
     pub fn kib(&self, file: &str, key: &str) -> anyhow::Result<f64> {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        let number = value.and_then(|value| value.trim().split(' ').next()?.parse().ok());
-        number.with_context(|| format!("{key} in {path}"))
+        kib(self.child.id(), file, key)
     }
 
-    /// Processor time of all its threads that live, in milliseconds (`schedstat`, to the nanosecond).
+    /// As [`cpu_ms`], of this pilot.
     ///
     /// # Errors
     /// When /proc can't be read.
     pub fn cpu_ms(&self) -> anyhow::Result<f64> {
-        let mut sum_ns = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-            sum_ns += text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-        }
-        Ok(span_ms(0, sum_ns))
+        cpu_ms(self.child.id())
     }
 
     /// Tells it to stop and waits for its end.
@@ -208,6 +199,31 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A line of one of a process' files in /proc that is `KEY: NUMBER kB`, in KiB.
+///
+/// # Errors
+/// When there is none.
+pub fn kib(pid: u32, file: &str, key: &str) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/{file}");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let number = value.and_then(|value| value.trim().split(' ').next()?.parse().ok());
+    number.with_context(|| format!("{key} in {path}"))
+}
+
+/// Processor time of all threads of a process that live, in milliseconds (`schedstat`, to the nanosecond).
+///
+/// # Errors
+/// When /proc can't be read.
+pub fn cpu_ms(pid: u32) -> anyhow::Result<f64> {
+    let mut sum_ns = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        sum_ns += text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(span_ms(0, sum_ns))
 }
 
 /// Removes a spool with all that belongs to it, so that the next one of this path is new.

@@ -11,7 +11,7 @@ use clap::{Args, Parser, ValueEnum};
 use pilot_benches::ground::Ground;
 use pilot_benches::peers::command;
 use pilot_benches::throughput::Amount;
-use pilot_benches::{bind, idle, machine, pull, queue, report, shim, throughput, tree, unpack};
+use pilot_benches::{bind, idle, kube, machine, pull, queue, report, shim, throughput, tree, unpack};
 use serde_json::{Value, json};
 
 /// Whom the benchmark also runs as when root starts it: an id that owns nothing.
@@ -65,6 +65,9 @@ struct Measure {
     /// Seconds for which an idle pilot is looked at
     #[arg(long, default_value_t = 30)]
     idle_s: u64,
+    /// Folder of a Kubernetes node that tests/node/up started
+    #[arg(long, env = "LATEBIND_NODE")]
+    node: Option<PathBuf>,
     /// A layout written before
     #[arg(long, hide = true)]
     layout: Option<PathBuf>,
@@ -79,6 +82,7 @@ enum What {
     Idle,
     Unpack,
     Pull,
+    Kube,
 }
 
 impl What {
@@ -103,6 +107,15 @@ fn measure(mut arguments: Measure) -> anyhow::Result<()> {
     if arguments.only.is_empty() {
         arguments.only = What::value_variants().to_vec();
     }
+    if arguments.only.contains(&What::Kube)
+        && (arguments.node.is_none() || !rustix::process::geteuid().is_root())
+    {
+        skip_kube();
+        arguments.only.retain(|what| *what != What::Kube);
+        if arguments.only.is_empty() {
+            return Ok(());
+        }
+    }
     // The pilot is started in folders of its own.
     arguments.dist = std::path::absolute(&arguments.dist)?;
     arguments.programs = std::path::absolute(&arguments.programs)?;
@@ -119,8 +132,12 @@ fn measure(mut arguments: Measure) -> anyhow::Result<()> {
     // It stays until the end: deleting its files would slow down what comes next (see unpack.rs).
     let ground = Ground::new(&arguments.dist, &arguments.programs)?;
     let mut measured = kept(&arguments)?;
-    // What fills the disk comes last, for both users.
-    let (heavy, light): (Vec<What>, Vec<What>) = arguments.only.iter().partition(|what| what.is_heavy());
+    // What fills the disk comes last, for both users; the node is root's alone.
+    let (kube, rest): (Vec<What>, Vec<What>) = arguments.only.iter().partition(|what| **what == What::Kube);
+    let (heavy, light): (Vec<What>, Vec<What>) = rest.into_iter().partition(|what| what.is_heavy());
+    if !kube.is_empty() {
+        measured.extend(sections(&Measure { only: kube, ..arguments.clone() }, &ground)?);
+    }
     for only in [light, heavy].into_iter().filter(|only| !only.is_empty()) {
         let part = Measure { only, ..arguments.clone() };
         measured.extend(sections(&part, &ground)?);
@@ -179,6 +196,16 @@ fn sections(arguments: &Measure, ground: &Ground) -> anyhow::Result<Vec<Value>> 
             (What::Pull, Some(layout)) => {
                 pull::measure(ground, layout, arguments.unpack_rounds).context("pull")?
             }
+            (What::Kube, _) => {
+                let node = arguments.node.as_deref().context("LATEBIND_NODE")?;
+                let amount = kube::Amount {
+                    rounds: (arguments.rounds / 5).max(1),
+                    turns: arguments.turns,
+                    payloads: arguments.payloads,
+                    idle: Duration::from_secs(arguments.idle_s),
+                };
+                kube::measure(ground, node, amount).context("kube")?
+            }
             (What::Unpack | What::Pull, None) => continue,
         });
     }
@@ -234,6 +261,11 @@ fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Vec<Value>> {
     let results: Value = serde_json::from_slice(&fs::read(&out)?)?;
     fs::remove_file(&out)?;
     Ok(results["sections"].as_array().cloned().unwrap_or_default())
+}
+
+#[expect(clippy::print_stderr, reason = "a section that is missing must not go unseen")]
+fn skip_kube() {
+    eprintln!("SKIPPED: kube: no node, or not root: tests/node/with benches/run --only kube");
 }
 
 fn open(folder: &Path) -> anyhow::Result<()> {
