@@ -88,6 +88,8 @@ fn the_charts_pod_is_the_one_that_pilot_pod_prints() {
         &shim,
         "--set",
         "registriesConfigMap=registries",
+        "--set",
+        "registryLogin=team",
         "--show-only",
         "templates/deployment.yaml",
     ];
@@ -95,8 +97,10 @@ fn the_charts_pod_is_the_one_that_pilot_pod_prints() {
     let json =
         namespace.node().kubectl(&["create", "--dry-run=client", "-o", "json", "-f", "-"], &yaml).good();
     let deployment: Value = serde_json::from_str(&json).expect("json");
-    let (theirs, ours) =
-        (&deployment["spec"]["template"]["spec"], &Pod::manifest(&namespace, &Shape::default())["spec"]);
+    let (theirs, ours) = (
+        &deployment["spec"]["template"]["spec"],
+        &Pod::manifest(&namespace, &Shape::default().with(&["--registry-login", "team"]))["spec"],
+    );
     for slot in ["slot-0", "slot-1"] {
         let fit = |spec: &Value| {
             let mut slot = by_name(&spec["containers"])[slot].clone();

@@ -1,5 +1,5 @@
 {{- define "latebind.pullSecrets" -}}
-{{- concat .Values.pullSecrets (compact (list .Values.tiers.credentials.secretName)) | uniq | toJson -}}
+{{- concat .Values.pullSecrets (compact (list .Values.registryLogin .Values.tiers.credentials.secretName)) | uniq | toJson -}}
 {{- end }}
 
 {{- define "latebind.imageVolume" -}}
@@ -93,6 +93,9 @@ spec:
     - {name: TMPDIR, value: /latebind/share/pilot/tmp}
     # For stages in memory; the rest of the pilot's own memory is for itself.
     - {name: LATEBIND_MEMORY, value: {{ .Values.stageMemory | quote }}}
+    {{- if .Values.registryLogin }}
+    - {name: LATEBIND_REGISTRY_AUTH, value: /latebind/login/auth.json}
+    {{- end }}
     {{- if .Values.registriesConfigMap }}
     - {name: LATEBIND_REGISTRIES, value: /latebind/registries/registries.yaml}
     {{- end }}
@@ -116,6 +119,9 @@ spec:
     volumeMounts:
     - {name: share, mountPath: /latebind/share}
     - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+    {{- if .Values.registryLogin }}
+    - {name: login, mountPath: /latebind/login, readOnly: true}
+    {{- end }}
     {{- if .Values.registriesConfigMap }}
     - {name: registries, mountPath: /latebind/registries, readOnly: true}
     {{- end }}
@@ -159,6 +165,9 @@ spec:
   {{- range $i := until $slots }}
   - name: memory-{{ $i }}
     emptyDir: {medium: Memory{{ with include "latebind.sized" $.root.Values.volumes.memory }}, {{ . }}{{ end }}}
+  {{- end }}
+  {{- with .Values.registryLogin }}
+  - {name: login, secret: {secretName: {{ . | quote }}, items: [{key: .dockerconfigjson, path: auth.json}]}}
   {{- end }}
   {{- with .Values.registriesConfigMap }}
   - {name: registries, configMap: {name: {{ . | quote }}}}

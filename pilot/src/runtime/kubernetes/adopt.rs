@@ -138,7 +138,7 @@ impl Live {
         self.oom_kills_before = launch.oom_kills;
         // What the container's peak was before is not known.
         self.peak_before = u64::MAX;
-        self.reusable = self.shared.reuse && !payload.writable_root;
+        self.reusable = self.may_stay();
         self.stands = Stands::Bound;
         self.runs = true;
         self.adopted = Some(ended);

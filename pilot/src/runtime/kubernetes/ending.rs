@@ -100,7 +100,8 @@ impl Live {
         self.outputs.clear();
         if self.stands == Stands::Bound && self.clean_warm().await {
             self.usage = pilot_core::Usage::default();
-            return Ok(self.reusable);
+            // A slot of another size is another slot to the next payload.
+            return Ok(!self.shrink().await && self.reusable);
         }
         match self.stands {
             Stands::Idle => Ok(false),
@@ -164,6 +165,7 @@ impl Live {
             }
         }
         self.stands = Stands::Idle;
+        self.shrink().await;
         Ok(())
     }
 

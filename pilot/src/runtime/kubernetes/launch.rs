@@ -76,7 +76,7 @@ impl Live {
     }
 
     async fn begin_launch(&mut self, grant: Grant, payload: &Payload) -> Result<(), Fault> {
-        self.reusable = self.shared.reuse && !payload.writable_root;
+        self.reusable = self.may_stay();
         self.usage = Usage::default();
         (self.oom_kills_before, self.peak_before) = self.last_figures;
         let image = self.shared.images.chosen(payload)?;

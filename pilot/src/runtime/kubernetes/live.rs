@@ -76,6 +76,8 @@ pub(super) struct Live {
     pub(super) shared: Arc<Shared>,
     pub(super) slot: SlotId,
     pub(super) shape: SlotShape,
+    /// The processors and memory that it was made with.
+    pub(super) made: (Option<u64>, Option<u64>),
     pub(super) folders: SlotFolders,
     pub(super) stands: Stands,
     pub(super) listener: Option<SlotListener>,
@@ -114,6 +116,7 @@ impl Live {
         Self {
             shared,
             slot,
+            made: (shape.cpu_millis, shape.memory_bytes),
             shape,
             folders,
             stands: Stands::Idle,
@@ -298,6 +301,27 @@ impl Live {
         self.shared.pod.set_resources(&self.shape.name, cpu, memory, until).await?;
         (self.shape.cpu_millis, self.shape.memory_bytes) = (Some(cpu), Some(memory));
         Ok(())
+    }
+
+    /// Gives back what the slot got beyond what it was made with, or the pod would grow from slot to slot; says whether there
+    /// was anything.
+    pub(super) async fn shrink(&mut self) -> bool {
+        let grown = |now: Option<u64>, made: Option<u64>| now.zip(made).is_some_and(|(now, made)| now > made);
+        let (cpu, memory) = self.made;
+        let is_grown = grown(self.shape.cpu_millis, cpu) || grown(self.shape.memory_bytes, memory);
+        let (true, Some(cpu), Some(memory)) = (is_grown, cpu, memory) else { return false };
+        match self.shared.pod.set_resources(&self.shape.name, cpu, memory, Instant::now() + API_WAIT).await {
+            Ok(()) => (self.shape.cpu_millis, self.shape.memory_bytes) = self.made,
+            Err(fault) => {
+                tracing::warn!(slot = %self.slot, %fault, "the slot keeps the size of its last payload")
+            }
+        }
+        true
+    }
+
+    /// Whether another payload may follow in this container: where one may write to the image's files, what it wrote stays.
+    pub(super) fn may_stay(&self) -> bool {
+        self.shared.reuse && self.shape.root_is_read_only
     }
 
     /// Writes down what another pilot would have to know; only for one that can be followed by another.
