@@ -2,7 +2,7 @@
 //! containerd alone; what bind-ahead, warm slots and fetching ahead save; how often the API server is asked.
 //!
 //! One pod is made by `pilot pod` and driven from here, with a token that is bound to it: the same code with the same rights
-//! and the same volume, and a clock that its payloads share ([`outside`]). Another one's pilot serves by itself ([`served`]).
+//! and the same volume, and a clock that its payloads share (`outside`). Another one's pilot serves by itself (`served`).
 //!
 //! **Must not know:** how the node came to be.
 

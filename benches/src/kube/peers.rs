@@ -215,10 +215,15 @@ impl Containerd {
         Ok(Self { program: place.node().program("ctr"), run: PathBuf::from(run.trim()) })
     }
 
-    /// Removes images that Kubernetes knows: the next bind, or fetch, brings them again.
+    /// Removes images that Kubernetes knows, under all of their names: the next bind, or fetch, brings them again.
     pub(super) fn forget(&self, images: &[String]) {
-        for image in images {
-            let _gone = self.ask("k8s.io", &["images", "rm", "--sync", plain(image)]);
+        let listed = self.ask("k8s.io", &["images", "ls"]).unwrap_or_default();
+        for line in String::from_utf8_lossy(&listed).lines() {
+            let mut words = line.split_whitespace();
+            let (Some(name), Some(digest)) = (words.next(), words.nth(1)) else { continue };
+            if images.iter().any(|image| image.ends_with(digest)) {
+                let _gone = self.ask("k8s.io", &["images", "rm", "--sync", name]);
+            }
         }
     }
 

@@ -109,7 +109,7 @@ impl Place {
     pub(super) fn start(&self, manifest: &Value) -> anyhow::Result<Value> {
         let name = manifest["metadata"]["name"].as_str().context("its name")?;
         let _made = self.namespace.kubectl(&["apply", "-f", "-"], &manifest.to_string()).good();
-        let wait = ["wait", "pod", name, "--for=condition=Ready", "--timeout=120s"];
+        let wait = ["wait", "pod", name, "--for=condition=Ready", "--timeout=300s"];
         let answer = self.namespace.kubectl(&wait, "");
         ensure!(answer.code == 0, "pod {name}: {}", answer.stderr);
         Ok(self.namespace.get("pod", name))
