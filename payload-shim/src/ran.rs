@@ -59,7 +59,7 @@ impl Ran {
         if let Some(known) = self.ids.get_mut(place) {
             *known = Some(id);
         }
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         Ok(())
     }
 
@@ -98,7 +98,8 @@ fn records(bytes: &[u8]) -> (Vec<Option<LaunchId>>, u64) {
             last = last.max(sequence);
         }
     }
-    (ids, last + 1)
+    // A payload in a pod can write here: a number that it made up must not be our undoing.
+    (ids, last.saturating_add(1))
 }
 
 #[cfg(test)]

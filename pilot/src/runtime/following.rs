@@ -97,8 +97,9 @@ pub(super) async fn follow(
             signal = companions.next_signal() => {
                 let _ = connection.send(&signal, &[]).await;
             }
-            Err(error) = out.pump() => return unreadable(&error),
-            Err(error) = err.pump() => return unreadable(&error),
+            // Not matched for an error: a branch whose pattern does not match is not polled again before another one is done.
+            pumped = out.pump() => if let Err(error) = pumped { return unreadable(&error) },
+            pumped = err.pump() => if let Err(error) = pumped { return unreadable(&error) },
             _ = disk.tick(), if cause.is_none() => {
                 ground.look();
                 if bytes_in(ground.written()).await > disk_limit(payload) {

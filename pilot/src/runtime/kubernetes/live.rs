@@ -49,6 +49,9 @@ pub(super) const API_WAIT: Duration = Duration::from_secs(45);
 /// other one could be bound either.
 const BIND_API_WAIT: Duration = Duration::from_secs(900);
 
+/// How long giving back a size may take: it is a part of cleaning, which has half a minute.
+const SHRINK_WAIT: Duration = Duration::from_secs(5);
+
 /// What is known of the slot's container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stands {
@@ -310,7 +313,8 @@ impl Live {
         let (cpu, memory) = self.made;
         let is_grown = grown(self.shape.cpu_millis, cpu) || grown(self.shape.memory_bytes, memory);
         let (true, Some(cpu), Some(memory)) = (is_grown, cpu, memory) else { return false };
-        match self.shared.pod.set_resources(&self.shape.name, cpu, memory, Instant::now() + API_WAIT).await {
+        match self.shared.pod.set_resources(&self.shape.name, cpu, memory, Instant::now() + SHRINK_WAIT).await
+        {
             Ok(()) => (self.shape.cpu_millis, self.shape.memory_bytes) = self.made,
             Err(fault) => {
                 tracing::warn!(slot = %self.slot, %fault, "the slot keeps the size of its last payload")
