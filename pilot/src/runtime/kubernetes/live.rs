@@ -49,6 +49,8 @@ pub(super) const API_WAIT: Duration = Duration::from_secs(45);
 /// other one could be bound either.
 const BIND_API_WAIT: Duration = Duration::from_secs(900);
 
+/// How long the kubelet may go on saying what is not true any more.
+const DOUBT: Duration = Duration::from_secs(3);
 /// How long giving back a size may take: it is a part of cleaning, which has half a minute.
 const SHRINK_WAIT: Duration = Duration::from_secs(5);
 
@@ -223,6 +225,7 @@ impl Live {
         let met = listener.accept_any(&nonces);
         tokio::pin!(met);
         let began = Instant::now();
+        let mut doubted = false;
         for look in 0.. {
             let after = LOOKS.get(look).copied().unwrap_or_else(|| LOOKS[LOOKS.len() - 1] * look as u32);
             tokio::select! {
@@ -233,7 +236,21 @@ impl Live {
             }
             // An API server that is away says nothing of the image.
             let pod = self.shared.pod.look().await.ok();
-            if let Some(fault) = pod.and_then(|pod| view::trouble(&pod, &self.shape.name, reference)) {
+            let Some(pod) = pod else { continue };
+            let Some(fault) = view::trouble(&pod, &self.shape.name, reference) else { continue };
+            if doubted || view::names(&pod, &self.shape.name, reference) {
+                return Err(fault);
+            }
+            // It may be said of a container before this one: then it will not be said for long.
+            doubted = true;
+            if let Ok(caller) = tokio::time::timeout(DOUBT, &mut met).await {
+                return caller
+                    .map(|Caller { connection, .. }| connection)
+                    .map_err(|error| slot_fault(&error));
+            }
+            if let Ok(pod) = self.shared.pod.look().await
+                && let Some(fault) = view::trouble(&pod, &self.shape.name, reference)
+            {
                 return Err(fault);
             }
         }

@@ -119,6 +119,14 @@ pub(super) fn trouble(pod: &Pod, slot: &str, image: &str) -> Option<Fault> {
     about_it.then(|| Fault::new(class, text))
 }
 
+/// Whether what is said of a slot that waits is certainly about `image`.
+pub(super) fn names(pod: &Pod, slot: &str, image: &str) -> bool {
+    let digest = image.rsplit('@').next().unwrap_or(image);
+    let state = status(pod, slot).and_then(|status| status.state.as_ref());
+    let said = state.and_then(|state| state.waiting.as_ref()?.message.as_deref());
+    said.is_some_and(|said| said.contains(digest))
+}
+
 /// A registry that says no will say no again; everything else may pass.
 fn pull_class(said: &str) -> FaultClass {
     const FINAL: [&str; 7] = [
