@@ -126,7 +126,9 @@ impl Prefetch {
     }
 
     fn manifest(&self, own: &str, name: &str, image: &str) -> Result<Pod, Fault> {
-        let amounts = json!({"cpu": "1m", "memory": "16Mi"});
+        // The sandbox and the attempt to start run within the limit: at 1m they take six seconds.
+        let requests = json!({"cpu": "1m", "memory": "16Mi"});
+        let limits = json!({"cpu": "200m", "memory": "16Mi"});
         let pod = json!({
             "metadata": {
                 "name": name,
@@ -144,7 +146,7 @@ impl Prefetch {
                 "containers": [{
                     "name": CONTAINER, "image": image, "imagePullPolicy": "IfNotPresent",
                     "command": ["/.latebind/no-program"],
-                    "resources": {"limits": amounts, "requests": amounts},
+                    "resources": {"limits": limits, "requests": requests},
                     "securityContext": {
                         "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
                         "capabilities": {"drop": ["ALL"]},
