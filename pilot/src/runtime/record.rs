@@ -3,9 +3,9 @@
 //! ```text
 //!   about to start -> Record { nonce }      started -> Record { pid }      launch about to be sent -> Record { launch }      taken down -> no file
 //! ```
-//! It is written before the fact that it tells becomes possible: a launch that is not in the record never happened. The file
-//! is replaced by rename, so whoever reads it finds a whole one. It lies in the state folder, which is memory: what would
-//! survive the machine is of no use, since no payload does. For the same reason it is not synced.
+//! It is written before the fact that it tells becomes possible: a launch that is not in the record never happened. Each record
+//! is a line that is added to the file, and the last whole line counts; now and then a file with one line replaces it by rename
+//! ([`RecordFile`]). What would survive the machine is of no use, since no payload does, so nothing is synced.
 //!
 //! Beside the slots lies the list of claims that were launched lately, those of payloads that have ended included: between
 //! the end of a payload and the moment at which its queue knows of it, the list is what says that it ran ([`LaunchLog`]).
@@ -14,6 +14,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -60,15 +61,12 @@ pub(super) struct Launched {
 pub(super) const VERSION: u32 = 1;
 
 impl Record {
+    /// The last record of a slot that was written whole.
     pub(super) fn read(path: &Path) -> Option<Self> {
-        let record: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let text = std::fs::read(path).ok()?;
+        let whole = text.split_inclusive(|byte| *byte == b'\n').rfind(|line| line.ends_with(b"\n"))?;
+        let record: Self = serde_json::from_slice(whole).ok()?;
         (record.version == VERSION).then_some(record)
-    }
-
-    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        let fresh = path.with_extension("new");
-        std::fs::write(&fresh, serde_json::to_vec(self)?)?;
-        std::fs::rename(fresh, path)
     }
 
     pub(super) fn nonce(&self) -> Nonce {
@@ -87,6 +85,46 @@ impl Launched {
 
     pub(super) fn id(&self) -> LaunchId {
         LaunchId(self.id)
+    }
+}
+
+/// Where a slot's records are written.
+///
+/// A line is added in about a microsecond. To replace the file each time costs a hundred times that on ext4, which begins to
+/// write a file to disk when it is renamed over another one (ext4(5), `auto_da_alloc`).
+#[derive(Debug)]
+pub(super) struct RecordFile {
+    path: PathBuf,
+    open: Option<(File, u64)>,
+}
+
+/// A file of records is replaced when it would grow beyond this.
+const RECORDS_BYTES_MAX: u64 = 256 * 1024;
+
+impl RecordFile {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), open: None }
+    }
+
+    /// Writes a record; those before it do not count any more.
+    pub(super) fn write(&mut self, record: &Record) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        // After an error the end of the file is not known, so the next record begins a new one.
+        if let Some((mut file, bytes)) = self.open.take()
+            && bytes + line.len() as u64 <= RECORDS_BYTES_MAX
+            && file.metadata()?.nlink() > 0
+        {
+            file.write_all(&line)?;
+            self.open = Some((file, bytes + line.len() as u64));
+            return Ok(());
+        }
+        let fresh = self.path.with_extension("new");
+        let mut file = File::create(&fresh)?;
+        file.write_all(&line)?;
+        std::fs::rename(fresh, &self.path)?;
+        self.open = Some((file, line.len() as u64));
+        Ok(())
     }
 }
 
@@ -147,4 +185,54 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
 pub(super) fn boot_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(number: u8) -> Record {
+        Record { version: VERSION, process: None, nonce: [number; 16], memory_enforced: false, launch: None }
+    }
+
+    #[test]
+    fn the_last_whole_record_counts_and_the_file_does_not_grow() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("record");
+        assert!(Record::read(&path).is_none());
+        let mut file = RecordFile::new(&path);
+        for round in 0..10_000_u32 {
+            let number = u8::try_from(round % 251).expect("fits");
+            file.write(&record(number)).expect("write");
+            if round % 100 == 0 {
+                assert_eq!(Record::read(&path).expect("a record").nonce, [number; 16]);
+            }
+            assert!(std::fs::metadata(&path).expect("stat").len() <= RECORDS_BYTES_MAX);
+        }
+        let whole = std::fs::read(&path).expect("read");
+        for lost in 1..40 {
+            std::fs::write(&path, &whole[..whole.len() - lost]).expect("cut");
+            assert_eq!(Record::read(&path).expect("the one before").nonce, [(9_998 % 251) as u8; 16]);
+        }
+        let mut next = RecordFile::new(&path);
+        next.write(&record(7)).expect("write");
+        assert_eq!(Record::read(&path).expect("a record").nonce, [7; 16]);
+    }
+
+    #[test]
+    fn a_record_of_a_slot_whose_folder_was_made_anew_is_found() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("record");
+        let mut file = RecordFile::new(&path);
+        file.write(&record(1)).expect("write");
+        std::fs::remove_file(&path).expect("remove");
+        file.write(&record(2)).expect("write");
+        assert_eq!(Record::read(&path).expect("a record").nonce, [2; 16]);
+        let bad = std::fs::read(&path).map(|mut text| {
+            text.extend_from_slice(b"{\"version\":1}\n");
+            text
+        });
+        std::fs::write(&path, bad.expect("read")).expect("write");
+        assert!(Record::read(&path).is_none(), "a line that says nothing is not taken for an older one");
+    }
 }

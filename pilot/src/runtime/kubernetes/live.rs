@@ -36,7 +36,7 @@ use crate::runtime::following::SHIM_WAIT;
 use crate::runtime::launching::slot_fault;
 use crate::runtime::logs::LogStream;
 use crate::runtime::pristine::{is_as_made, open_folder};
-use crate::runtime::record::{Launched, Record, VERSION};
+use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
 use crate::runtime::slots::{Caller, Connection, SlotListener};
 use crate::runtime::stages::{OpenInput, OpenOutput};
 
@@ -84,6 +84,8 @@ pub(super) struct Live {
     /// The processors and memory that it was made with.
     pub(super) made: (Option<u64>, Option<u64>),
     pub(super) folders: SlotFolders,
+    /// For the pilot that comes after this one.
+    pub(super) record: RecordFile,
     pub(super) stands: Stands,
     pub(super) listener: Option<SlotListener>,
     pub(super) connection: Option<Connection>,
@@ -123,6 +125,7 @@ impl Live {
             slot,
             made: (shape.cpu_millis, shape.memory_bytes),
             shape,
+            record: RecordFile::new(&folders.record),
             folders,
             stands: Stands::Idle,
             listener: None,
@@ -346,13 +349,13 @@ impl Live {
     }
 
     /// Writes down what another pilot would have to know; only for one that can be followed by another.
-    pub(super) fn write_record(&self, launch: Option<Launched>) {
+    pub(super) fn write_record(&mut self, launch: Option<Launched>) {
         if !self.shared.serves {
             return;
         }
         let record =
             Record { version: VERSION, process: None, nonce: self.nonce.0, memory_enforced: true, launch };
-        if let Err(error) = record.write(&self.folders.record) {
+        if let Err(error) = self.record.write(&record) {
             tracing::warn!(slot = %self.slot, %error, "what runs here could not be adopted after a crash");
         }
     }

@@ -27,7 +27,7 @@ use crate::runtime::committing::Commit;
 use crate::runtime::following::SHIM_WAIT;
 use crate::runtime::launching::slot_fault;
 use crate::runtime::logs::LogStream;
-use crate::runtime::record::{Launched, Record, VERSION};
+use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
 use crate::runtime::slots::{Connection, SlotListener};
 use crate::runtime::stages::{OpenInput, OpenOutput};
 
@@ -49,6 +49,8 @@ pub(super) enum Cleaning {
 pub(crate) struct Live {
     pub(super) shared: Arc<Shared>,
     pub(super) folders: SlotFolders,
+    /// For the pilot that comes after this one.
+    pub(super) record: RecordFile,
     pub(super) slot: SlotId,
     pub(super) listener: Option<SlotListener>,
     // Work on threads goes on when whoever waited for it gives up; each is awaited before anything builds on it.
@@ -112,6 +114,7 @@ impl Live {
     pub(super) fn empty(shared: Arc<Shared>, slot: SlotId, folders: SlotFolders) -> Self {
         Self {
             shared,
+            record: RecordFile::new(&folders.record),
             folders,
             slot,
             listener: None,
@@ -189,7 +192,7 @@ impl Live {
     }
 
     /// Writes down what another pilot would have to know; only for one that can be followed by another.
-    pub(super) fn write_record(&self, launch: Option<Launched>) {
+    pub(super) fn write_record(&mut self, launch: Option<Launched>) {
         if !self.shared.folders.serves() {
             return;
         }
@@ -200,7 +203,7 @@ impl Live {
             memory_enforced: self.memory_is_enforced(),
             launch,
         };
-        if let Err(error) = record.write(&self.folders.record) {
+        if let Err(error) = self.record.write(&record) {
             tracing::warn!(slot = %self.slot, %error, "what runs here could not be adopted after a crash");
         }
     }
