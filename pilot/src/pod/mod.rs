@@ -212,7 +212,8 @@ impl Shape {
             "image": self.pilot_image,
             "imagePullPolicy": "IfNotPresent",
             "command": command,
-            "workingDir": "/",
+            // Where `pilot submit` puts a run's folder when nobody says; the root is read-only.
+            "workingDir": private,
             "env": env,
             "securityContext": confined(PILOT_UID, true),
             // Small when idle; stages in memory are the pilot's.

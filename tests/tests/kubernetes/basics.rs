@@ -25,3 +25,16 @@ fn a_payload_gets_its_image_when_the_pod_is_there_already() {
     assert_eq!(pod.output(&run, "make"), "10001\n");
     assert_eq!(pod.output(&run, "read"), "42\n");
 }
+
+#[test]
+fn a_run_that_names_no_folder_gets_one_on_the_share() {
+    let namespace = Namespace::new("out", &[]);
+    let pod = namespace.pod(&Shape::default());
+    let make =
+        sh(&namespace, "make", "echo 42 > /stage/out/x", "outputs: [{name: x, max_size: 1Mi, save: answer}]");
+    let run = pod.pilot(&["submit", "/dev/stdin", "--quiet"], &flow(&[make])).good();
+    let answer = pod.wait(run.trim(), std::time::Duration::from_secs(60));
+    assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
+    let saved = format!("{}/pilot/w-{}.out/answer", pod.host().share().display(), run.trim());
+    assert_eq!(std::fs::read_to_string(&saved).expect(&saved), "42\n");
+}

@@ -78,6 +78,7 @@ spec:
   - name: pilot
     image: {{ .Values.images.pilot | quote }}
     command: [/latebind/pilot, serve]
+    workingDir: /latebind/share/pilot
     env:
     - {name: LATEBIND_BACKEND, value: kubernetes}
     - {name: LATEBIND_NAME, value: pilot}
