@@ -69,7 +69,7 @@ pub use layer::LayerError;
 pub use limits::Limits;
 pub use lookup::{NoSuchProgram, UserError};
 pub use materialise::{Attach, MaterialiseError, Root};
-pub use mount_points::{MOUNT_FILES, MOUNT_POINTS, MountPoint, MountPointError};
+pub use mount_points::{MOUNT_FILES, MOUNT_POINTS, MountPoint, MountPointError, Place};
 pub use objects::ObjectError;
 pub use preflight::{Preflight, PreflightError};
 pub use push::{PushError, PushOptions, PushProgress, Pushed, push};

@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::digest::Digest;
-use crate::mount_points::{self, MountPointError};
+use crate::mount_points::{self, MountPoint, MountPointError, Place};
 use crate::objects::ObjectError;
 use crate::record::{ImageId, Record};
 use crate::scratch::{self, Scratch};
 use crate::store::Store;
 use crate::store_format::StoreError;
+use crate::tree::Tree;
 use crate::tree_writer::{Contents, TreeWriter};
 
 /// Part of a tree's name that changes when the way of writing trees does.
@@ -41,10 +42,10 @@ pub enum Attach {
 /// A root file system that a runner can mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Root {
-    /// `lowerdir=<tree>::<objects>,userxattr`.
+    /// `lowerdir=<lowers joined by :>::<objects>,userxattr`.
     DataOnly {
-        /// Empty files with attributes that name objects.
-        tree: PathBuf,
+        /// Trees of empty files with attributes that name objects, topmost first.
+        lowers: Vec<PathBuf>,
         /// The store's `files` folder.
         objects: PathBuf,
     },
@@ -109,22 +110,79 @@ impl Store {
     ) -> Result<Root, MaterialiseError> {
         let record = self.record(image)?;
         let trees = local.join("trees");
-        let tree = trees.join(tree_name(&record, attach, readable_by_all));
+        let tree = trees.join(tree_name(&record, form(attach), readable_by_all, &[]));
         if !tree.is_dir() {
-            let _hold = self.hold(image)?;
-            self.write_tree(image, &record, attach, &trees, &tree, readable_by_all)?;
+            let (content, _) = self.mountable(image, &record, &[])?;
+            self.write_tree(image, &content, attach, &trees, &tree, readable_by_all)?;
         }
-        Ok(match attach {
-            Attach::DataOnly => Root::DataOnly { tree, objects: self.files.path().to_path_buf() },
+        Ok(self.root(attach, tree))
+    }
+
+    /// As [`Store::materialise`], with `places` to mount over as well; says where each of them is. The tree that all slots
+    /// share never changes: what the image lacks is made in a small layer on top, or for copies in another tree.
+    ///
+    /// # Errors
+    /// [`MaterialiseError`]; nothing is left in `local` then.
+    pub fn materialise_with(
+        &self,
+        image: &ImageId,
+        attach: Attach,
+        local: &Path,
+        readable_by_all: bool,
+        places: &[Place],
+    ) -> Result<(Root, Vec<MountPoint>), MaterialiseError> {
+        let record = self.record(image)?;
+        let (content, points) = self.mountable(image, &record, places)?;
+        let lacking: Vec<&MountPoint> = points.iter().filter(|point| point.made).collect();
+        if lacking.is_empty() {
+            return Ok((self.materialise(image, attach, local, readable_by_all)?, points));
+        }
+        let trees = local.join("trees");
+        let name = if attach == Attach::Copy { form(attach) } else { "top" };
+        let tree = trees.join(tree_name(&record, name, readable_by_all, &lacking));
+        let way = || content.skeleton(lacking.iter().map(|point| point.resolved.as_bytes()));
+        if !tree.is_dir() {
+            let content = if attach == Attach::Copy { &content } else { &way() };
+            self.write_tree(image, content, attach, &trees, &tree, readable_by_all)?;
+        }
+        let mut root = match attach {
+            Attach::Copy => return Ok((self.root(attach, tree), points)),
+            Attach::DataOnly | Attach::Overlay => self.materialise(image, attach, local, readable_by_all)?,
+        };
+        if let Root::DataOnly { lowers, .. } | Root::Overlay { lowers } = &mut root {
+            lowers.insert(0, tree);
+        }
+        Ok((root, points))
+    }
+
+    /// The image's tree with all that is mounted over.
+    fn mountable(
+        &self,
+        image: &ImageId,
+        record: &Record,
+        places: &[Place],
+    ) -> Result<(Tree, Vec<MountPoint>), MaterialiseError> {
+        let mut tree = self.tree(image, record)?.as_ref().clone();
+        let made = mount_points::ensure(&mut tree, &record.extra_directories)
+            .and_then(|_| mount_points::ensure_places(&mut tree, places));
+        let points = made.map_err(|source| MaterialiseError::MountPoint { image: *image, source })?;
+        Ok((tree, points))
+    }
+
+    fn root(&self, attach: Attach, tree: PathBuf) -> Root {
+        match attach {
+            Attach::DataOnly => {
+                Root::DataOnly { lowers: vec![tree], objects: self.files.path().to_path_buf() }
+            }
             Attach::Overlay => Root::Overlay { lowers: vec![tree] },
             Attach::Copy => Root::Copy { tree },
-        })
+        }
     }
 
     fn write_tree(
         &self,
         image: &ImageId,
-        record: &Record,
+        tree: &Tree,
         attach: Attach,
         trees: &Path,
         target: &Path,
@@ -139,9 +197,7 @@ impl Store {
             source => MaterialiseError::Write { image: *image, local: trees.to_path_buf(), source },
         };
         let io = |error: std::io::Error| failed(ObjectError::of(trees, error));
-        let mut tree = self.tree(image, record)?.as_ref().clone();
-        mount_points::ensure(&mut tree, &record.extra_directories)
-            .map_err(|source| MaterialiseError::MountPoint { image: *image, source })?;
+        let _hold = self.hold(image)?;
         DirBuilder::new().recursive(true).mode(0o700).create(trees).map_err(io)?;
         let _ = scratch::sweep(trees);
         let scratch = Scratch::create(trees).map_err(io)?;
@@ -151,7 +207,7 @@ impl Store {
         };
         let root = scratch.path().join("root");
         DirBuilder::new().mode(0o700).create(&root).map_err(io)?;
-        TreeWriter::new(&tree, &self.files, contents, readable_by_all).write(&root).map_err(failed)?;
+        TreeWriter::new(tree, &self.files, contents, readable_by_all).write(&root).map_err(failed)?;
         match rustix::fs::rename(&root, target) {
             // Another process was quicker.
             Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
@@ -160,15 +216,25 @@ impl Store {
     }
 }
 
-/// The name says all that the tree depends on: layers, places made in it, form, modes.
-fn tree_name(record: &Record, attach: Attach, readable_by_all: bool) -> String {
-    let places = [&mount_points::MOUNT_POINTS[..], &mount_points::MOUNT_FILES[..]].concat().join("\n");
-    let extra = record.extra_directories.join("\n");
-    let made = Digest::of(format!("{WRITER_VERSION}\n{places}\n\n{extra}").as_bytes()).hex();
-    let form = match attach {
+/// How a tree of this kind is written.
+fn form(attach: Attach) -> &'static str {
+    match attach {
         Attach::DataOnly => "data",
         Attach::Overlay | Attach::Copy => "full",
-    };
+    }
+}
+
+/// The name says all that the tree depends on: layers, places made in it, form, modes.
+fn tree_name(record: &Record, form: &str, readable_by_all: bool, more: &[&MountPoint]) -> String {
+    let places = [&mount_points::MOUNT_POINTS[..], &mount_points::MOUNT_FILES[..]].concat().join("\n");
+    let extra = record.extra_directories.join("\n");
+    let mut made = format!("{WRITER_VERSION}\n{places}\n\n{extra}");
+    for point in more {
+        made.push_str(&format!("\n{} {:?}", point.file, point.resolved));
+    }
+    let made = Digest::of(made.as_bytes()).hex();
     let readable = if readable_by_all { "-r" } else { "" };
-    format!("{}-{}-{form}{readable}", record.chain.hex(), &made[..8])
+    // Places of a user's choosing must not meet by chance.
+    let length = if more.is_empty() { 8 } else { 32 };
+    format!("{}-{}-{form}{readable}", record.chain.hex(), &made[..length])
 }

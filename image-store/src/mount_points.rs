@@ -16,10 +16,19 @@ pub const MOUNT_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 const DEPTH_MAX: usize = 300;
 
+/// A place beyond the usual ones that somebody wants to mount over.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Absolute path; links of the image are followed.
+    pub path: String,
+    /// Whether a regular file is wanted there, rather than a directory.
+    pub file: bool,
+}
+
 /// A place to mount over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
-    /// One of [`MOUNT_POINTS`] or [`MOUNT_FILES`], or the image's WORKDIR.
+    /// One of [`MOUNT_POINTS`] or [`MOUNT_FILES`], the image's WORKDIR, or a [`Place`].
     pub path: String,
     /// Where that is once the image's symbolic links are followed; has none on its way. Not UTF-8 names are
     /// shown with replacement characters and must be resolved by the reader.
@@ -45,24 +54,37 @@ pub(crate) fn ensure(tree: &mut Tree, more: &[String]) -> Result<Vec<MountPoint>
     let directories = MOUNT_POINTS.into_iter().chain(more.iter().map(String::as_str));
     let directories = directories.map(|path| (path, false)).collect::<Vec<_>>();
     let all = directories.into_iter().chain(MOUNT_FILES.map(|path| (path, true)));
-    let mut points = Vec::new();
-    for (path, file) in all {
-        let made = if file {
-            tree.make_file(path.as_bytes(), DEPTH_MAX)
-        } else {
-            tree.make_directory(path.as_bytes(), DEPTH_MAX)
+    all.map(|(path, file)| ensure_one(tree, path, file)).collect()
+}
+
+/// Makes what is missing of `places`, in their order.
+pub(crate) fn ensure_places(tree: &mut Tree, places: &[Place]) -> Result<Vec<MountPoint>, MountPointError> {
+    let made = |place: &Place| {
+        let point = ensure_one(tree, &place.path, place.file)?;
+        if point.resolved.contains(char::REPLACEMENT_CHARACTER) {
+            let reason = "links of the image lead it to a name that is not UTF-8";
+            return Err(MountPointError { path: point.path, reason });
+        }
+        Ok(point)
+    };
+    places.iter().map(made).collect()
+}
+
+fn ensure_one(tree: &mut Tree, path: &str, file: bool) -> Result<MountPoint, MountPointError> {
+    let made = if file {
+        tree.make_file(path.as_bytes(), DEPTH_MAX)
+    } else {
+        tree.make_directory(path.as_bytes(), DEPTH_MAX)
+    };
+    let (resolved, made) = made.map_err(|lost| {
+        let reason = match lost {
+            Lost::NotADirectory | Lost::Missing => "it, or something on its way, is not a directory",
+            Lost::NotAFile => "it is not a regular file",
+            Lost::Loop => "symbolic links on its way never end",
+            Lost::TooDeep => "it lies too deep",
         };
-        let (resolved, made) = made.map_err(|lost| {
-            let reason = match lost {
-                Lost::NotADirectory | Lost::Missing => "something on its way is not a directory",
-                Lost::NotAFile => "it is not a regular file",
-                Lost::Loop => "symbolic links on its way never end",
-                Lost::TooDeep => "it lies too deep",
-            };
-            MountPointError { path: shown(path.as_bytes()), reason }
-        })?;
-        let resolved = String::from_utf8_lossy(&resolved).into_owned();
-        points.push(MountPoint { path: path.to_owned(), resolved, made, file });
-    }
-    Ok(points)
+        MountPointError { path: shown(path.as_bytes()), reason }
+    })?;
+    let resolved = String::from_utf8_lossy(&resolved).into_owned();
+    Ok(MountPoint { path: path.to_owned(), resolved, made, file })
 }

@@ -1,6 +1,8 @@
 //! Following paths in a tree: links are followed in the image's own root, `..` never leads above it, and
 //! a path may be made where it is missing. No path of this machine is involved.
 
+use std::collections::BTreeMap;
+
 use crate::digest::Digest;
 use crate::entry::Content;
 use crate::tree::{Node, NodeId, NodeKind, ROOT, Tree};
@@ -146,6 +148,36 @@ impl Tree {
             }
         }
         Err(Lost::Loop)
+    }
+
+    /// A tree of nothing but what lies on the way to `paths`, which have no links in them.
+    pub(crate) fn skeleton<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) -> Self {
+        let bare = |id: NodeId| {
+            let Node { kind, mode, mtime, xattrs } = self.node(id);
+            let kind = match kind {
+                NodeKind::Directory(_) => NodeKind::Directory(BTreeMap::new()),
+                other => other.clone(),
+            };
+            Node { kind, mode: *mode, mtime: *mtime, xattrs: xattrs.clone() }
+        };
+        let mut skeleton = Self::new();
+        *skeleton.node_mut(ROOT) = bare(ROOT);
+        for path in paths {
+            let (mut here, mut there) = (ROOT, ROOT);
+            for name in split(path) {
+                let Some(child) = self.child(here, name) else { break };
+                here = child.node;
+                there = match skeleton.child(there, name) {
+                    Some(known) => known.node,
+                    None => {
+                        let added = skeleton.add(bare(here));
+                        skeleton.set_child(there, name, added, 0);
+                        added
+                    }
+                };
+            }
+        }
+        skeleton
     }
 }
 

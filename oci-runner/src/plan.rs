@@ -92,10 +92,12 @@ fn root(root: &Root, rootfs: &Rootfs) -> Result<RootMount, PlanError> {
         Rootfs::Writable { upper, work } => Some(side_by_side(upper, work)?),
     };
     Ok(match root {
-        Root::DataOnly { tree, objects } => {
-            RootMount::Overlay { lowers: vec![tree.clone()], data: Some(objects.clone()), upper }
+        Root::DataOnly { lowers, .. } | Root::Overlay { lowers } if lowers.is_empty() => {
+            return Err(PlanError::NoLayers);
         }
-        Root::Overlay { lowers } if lowers.is_empty() => return Err(PlanError::NoLayers),
+        Root::DataOnly { lowers, objects } => {
+            RootMount::Overlay { lowers: lowers.clone(), data: Some(objects.clone()), upper }
+        }
         // One layer and nothing on top is no overlay to the kernel (it wants two), and none is needed.
         Root::Overlay { lowers } if lowers.len() == 1 && upper.is_none() => {
             RootMount::Bind { tree: lowers[0].clone(), read_only: true }

@@ -6,7 +6,7 @@ fn container(program: &Program) -> Container<'_> {
     let ids =
         IdMap { inside_uid: 0, inside_gid: 0, host_uid: 1000, host_gid: 1000, authority: Authority::Own };
     Container {
-        root: Root::DataOnly { tree: "/l/tree".into(), objects: "/s/files".into() },
+        root: Root::DataOnly { lowers: vec!["/l/tree".into()], objects: "/s/files".into() },
         rootfs: Rootfs::ReadOnly,
         ids,
         hostname: "slot-0".into(),

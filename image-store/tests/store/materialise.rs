@@ -29,8 +29,8 @@ fn sample() -> Vec<LayerBlob> {
 
 fn tree(root: &Root) -> PathBuf {
     match root {
-        Root::DataOnly { tree, .. } | Root::Copy { tree } => tree.clone(),
-        Root::Overlay { lowers } => lowers[0].clone(),
+        Root::Copy { tree } => tree.clone(),
+        Root::DataOnly { lowers, .. } | Root::Overlay { lowers } => lowers[0].clone(),
     }
 }
 
@@ -86,6 +86,51 @@ fn an_image_asks_for_its_workdir_and_gets_it() {
 }
 
 #[test]
+fn places_that_the_image_lacks_are_made_beside_the_shared_tree() {
+    let mut place = Place::new();
+    let (store, image) = place.ingest(sample()).unwrap();
+    let local = place.path("local");
+    let wanted = |path: &str, file| image_store::Place { path: path.to_owned(), file };
+    let places = [wanted("/lib/data/sub", false), wanted("/secret/cfg", true), wanted("/usr", false)];
+    let shared = tree(&store.materialise(&image, Attach::Copy, &local, false).unwrap());
+    for attach in [Attach::Copy, Attach::Overlay] {
+        let (root, points) = store.materialise_with(&image, attach, &local, false, &places).unwrap();
+        let resolved: Vec<_> = points.iter().map(|point| (&*point.resolved, point.made)).collect();
+        assert_eq!(resolved, [("/usr/lib/data/sub", true), ("/secret/cfg", true), ("/usr", false)]);
+        let top = tree(&root);
+        assert!(top.join("usr/lib/data/sub").is_dir() && top.join("secret/cfg").is_file());
+        assert_eq!(top.join("secret").metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        if let Root::Overlay { lowers } = &root {
+            assert_eq!(lowers[1..], *std::slice::from_ref(&shared));
+            assert!(!top.join("big").exists() && !top.join("lib").exists(), "only what is on the way");
+        } else {
+            assert!(top.join("big").exists());
+        }
+        assert_eq!(store.materialise_with(&image, attach, &local, false, &places).unwrap().0, root);
+    }
+    assert!(!shared.join("usr/lib/data").exists() && !shared.join("secret/cfg").exists());
+    let there = store.materialise_with(&image, Attach::Overlay, &local, false, &places[2..]).unwrap().0;
+    assert_eq!(tree(&there), shared);
+}
+
+#[test]
+fn a_place_of_another_kind_is_refused_and_nothing_is_made() {
+    let mut place = Place::new();
+    let (store, image) = place.ingest(sample()).unwrap();
+    for (path, file, says) in [
+        ("/big", false, "not a directory"),
+        ("/big/x", true, "not a directory"),
+        ("/usr", true, "not a regular"),
+    ] {
+        let places = [image_store::Place { path: path.to_owned(), file }];
+        let made = store.materialise_with(&image, Attach::Copy, &place.path("local"), false, &places);
+        let error = chain(&made.unwrap_err());
+        assert!(error.contains(says) && error.contains(path), "{error}");
+        assert!(!place.path("local/trees").exists());
+    }
+}
+
+#[test]
 fn a_second_attach_changes_nothing_and_many_at_once_make_one_tree() {
     let mut place = Place::new();
     let (store, image) = place.ingest(sample()).unwrap();
@@ -120,7 +165,7 @@ fn a_missing_or_torn_object_stops_a_copy_and_leaves_nothing() {
 /// A folder for trees that has user attributes: the temporary folder, or shared memory.
 fn attach_data_only(store: &Store, image: &ImageId, place: &Place) -> Option<(PathBuf, PathBuf)> {
     match store.materialise(image, Attach::DataOnly, &place.path("local"), false) {
-        Ok(Root::DataOnly { tree, objects }) => Some((tree, objects)),
+        Ok(Root::DataOnly { mut lowers, objects }) => lowers.pop().map(|tree| (tree, objects)),
         Ok(other) => panic!("{other:?}"),
         Err(error) => {
             skipped("data-only trees", &chain(&error));

@@ -64,7 +64,7 @@ fn root(attach: Attach, store: &Ground, local: &Ground) -> io::Result<Root> {
             // The metadata layer of overlayfs.rst: "metadata only copy up" with a redirect into the data layer.
             rustix::fs::setxattr(&file, "user.overlay.metacopy", b"", XattrFlags::empty())?;
             rustix::fs::setxattr(&file, "user.overlay.redirect", OBJECT.as_bytes(), XattrFlags::empty())?;
-            Root::DataOnly { tree, objects }
+            Root::DataOnly { lowers: vec![tree], objects }
         }
         Attach::Overlay => {
             let lower = store.folder("layer")?;

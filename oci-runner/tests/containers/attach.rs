@@ -39,7 +39,7 @@ fn data_only(slot: &Slot) -> Root {
     rustix::fs::fsetxattr(&file, "user.overlay.metacopy", b"", flags).expect("an attribute");
     rustix::fs::fsetxattr(&file, "user.overlay.redirect", b"/ab/busybox", flags).expect("an attribute");
     symlink("busybox", tree.join("bin/echo")).expect("a link");
-    Root::DataOnly { tree, objects }
+    Root::DataOnly { lowers: vec![tree], objects }
 }
 
 fn layers(slot: &Slot, count: usize) -> Root {
