@@ -78,7 +78,7 @@ fn payload(
                 Source::Stage(StageUri { workflow: workflow.clone(), payload, output })
             }
         };
-        Ok(Input { name: name(&input.name)?, source })
+        Ok(Input { name: name(&input.name)?, source, at: input.at.clone() })
     };
     let output = |(index, output): (usize, &workflow::PlannedOutput)| {
         Ok(Output {

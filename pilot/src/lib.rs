@@ -19,6 +19,7 @@ pub mod driver;
 pub mod entries;
 pub mod fault;
 pub mod metrics;
+pub mod mounts;
 pub mod payload;
 pub mod pod;
 pub mod ports;

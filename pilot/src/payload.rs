@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use stage::{StageName, StageUri};
 
+use crate::mounts::Destination;
+
 /// One payload of one submitter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payload {
@@ -68,6 +70,9 @@ pub struct Input {
     pub name: StageName,
     /// Where it comes from.
     pub source: Source,
+    /// Where else it is mounted in the payload's container, read-only. Never a stage in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Destination>,
 }
 
 /// Where an input comes from.

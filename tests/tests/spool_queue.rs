@@ -39,7 +39,7 @@ async fn offers(queue: &SpoolQueue, at_most: u32) -> Vec<Offer> {
 
 fn reads(producer: &str) -> Input {
     let uri = StageUri { workflow: name(WORKFLOW), payload: name(producer), output: name("data") };
-    Input { name: name("in"), source: Source::Stage(uri) }
+    Input { name: name("in"), source: Source::Stage(uri), at: None }
 }
 
 #[tokio::test]

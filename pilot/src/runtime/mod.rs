@@ -6,6 +6,7 @@ pub mod kubernetes;
 pub mod local;
 pub mod logs;
 pub mod slots;
+mod sources;
 
 mod committing;
 mod following;

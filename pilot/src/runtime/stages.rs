@@ -307,6 +307,14 @@ impl Stages {
         self.lock().held.contains_key(uri)
     }
 
+    /// Where a stage lies, if it is a file.
+    pub(super) fn file(&self, uri: &StageUri) -> Option<PathBuf> {
+        match self.lock().held.get(uri)? {
+            Held::File(folder) => Some(folder.join(uri.output.as_str())),
+            Held::Memory(_) => None,
+        }
+    }
+
     /// All that is held.
     pub(super) fn rows(&self) -> Vec<StageRow> {
         let state = self.lock();

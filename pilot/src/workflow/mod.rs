@@ -40,6 +40,7 @@ pub(crate) mod duration;
 mod host;
 mod located;
 pub mod model;
+mod mounted;
 mod order;
 mod outputs;
 mod parse;

@@ -180,6 +180,11 @@ pub struct Input {
     /// Default: false, every element gets all.
     #[serde(default)]
     pub scatter: Option<Located<bool>>,
+    /// Show it at this path of the payload's container as well, read-only: an absolute path, made if the image lacks it and
+    /// covering what the image has there. Neither in nor above what is the slot's own, such as `/tmp`, `/work`, `/stage` or
+    /// `/etc/hosts`. For a single file or folder of this machine, or a single output of class `file`.
+    #[serde(default)]
+    pub at: Option<Located<String>>,
 }
 
 /// Data that a payload writes.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::located::Position;
+use crate::mounts::Destination;
+
 use super::model::{Network, OutputClass, Rootfs};
 
 /// A workflow that can be run.
@@ -120,6 +122,8 @@ pub struct PlannedInput {
     pub name: String,
     /// Where it comes from.
     pub source: InputSource,
+    /// Where it is mounted beside. Those of a payload lie side by side; never for an output of class `mem`.
+    pub at: Option<Destination>,
 }
 
 /// Where an input comes from.

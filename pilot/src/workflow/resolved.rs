@@ -2,6 +2,8 @@
 //!
 //! Must not know: how references are spelled.
 
+use crate::mounts::Destination;
+
 use super::located::Position;
 use super::plan::{InputSource, PlannedInput};
 use super::references::{Group, Origin, Target};
@@ -13,6 +15,8 @@ pub(super) struct Resolved<'a> {
     pub(super) at: Position,
     pub(super) scatter: bool,
     pub(super) origin: Origin,
+    /// Where it is mounted, and where the file says so; only for an input that keeps its plain name.
+    pub(super) mount: Option<(Destination, Position)>,
 }
 
 impl Resolved<'_> {
@@ -41,18 +45,29 @@ impl Resolved<'_> {
     /// The inputs of the element `index` of `width`.
     pub(super) fn dealt(&self, groups: &[Group<'_>], index: usize, width: usize) -> Vec<PlannedInput> {
         let Some(many) = self.many(groups) else {
-            return vec![PlannedInput { name: self.name.to_owned(), source: self.source(groups, 0) }];
+            return vec![self.single(groups, 0)];
         };
-        let is_pair = self.scatter && many == width && matches!(self.origin, Origin::Stage { .. });
-        if is_pair {
-            return vec![PlannedInput { name: self.name.to_owned(), source: self.source(groups, index) }];
+        if !self.is_numbered(groups, width) {
+            return vec![self.single(groups, index)];
         }
         let (from, step) = if self.scatter { (index, width) } else { (0, 1) };
         let numbered = |(k, which)| PlannedInput {
             name: format!("{}-{k}", self.name),
             source: self.source(groups, which),
+            at: None,
         };
         (from..many).step_by(step).enumerate().map(numbered).collect()
+    }
+
+    /// Whether its inputs have numbers in an array of `width`, or in a payload.
+    pub(super) fn is_numbered(&self, groups: &[Group<'_>], width: usize) -> bool {
+        let is_pair = |many| self.scatter && many == width && matches!(self.origin, Origin::Stage { .. });
+        self.many(groups).is_some_and(|many| !is_pair(many))
+    }
+
+    fn single(&self, groups: &[Group<'_>], which: usize) -> PlannedInput {
+        let at = self.mount.as_ref().map(|(at, _)| at.clone());
+        PlannedInput { name: self.name.to_owned(), source: self.source(groups, which), at }
     }
 
     fn source(&self, groups: &[Group<'_>], which: usize) -> InputSource {

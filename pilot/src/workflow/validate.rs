@@ -14,6 +14,7 @@ use wire::slot::STAGES_MAX;
 use super::host::HostFiles;
 use super::located::Located;
 use super::model::{OutputClass, Payload, Workflow};
+use super::mounted;
 use super::order;
 use super::outputs;
 use super::plan::{Element, InputSource, PayloadSpec, Plan, PlannedPayload};
@@ -83,12 +84,17 @@ impl<'a> Draft<'a> {
             named("input", &input.name, complaints);
             let Some(origin) = groups.origin(input, folder, files, complaints) else { continue };
             let scatter = input.scatter.as_ref().is_some_and(|scatter| scatter.value);
-            let resolved = Resolved { name: &input.name, at: input.name.at, scatter, origin };
+            let mut resolved =
+                Resolved { name: &input.name, at: input.name.at, scatter, origin, mount: None };
             if let Some(scatter) = input.scatter.as_ref().filter(|scatter| scatter.value) {
                 check_scatter(scatter, &resolved, group, groups, complaints);
             }
+            if let Some(at) = &input.value.at {
+                resolved.mount = mounted::place(at, &resolved, group, groups, complaints);
+            }
             inputs.push(resolved);
         }
+        mounted::apart(&inputs, complaints);
         let after = payload.after.iter().filter_map(|name| groups.find(name, name.at, complaints)).collect();
         let draft = Self { spec: Arc::new(spec), inputs, after };
         draft.check_stages(group, groups, complaints);

@@ -381,6 +381,74 @@ fn scatter_needs_an_array_and_enough_to_deal_out() {
 }
 
 #[test]
+fn an_input_is_mounted_where_its_payload_wants_it() {
+    let plan = plan(&with_payloads(
+        r#"- {name: s, image: i, count: 2, outputs: [{name: x}]}
+- name: a
+  image: i
+  count: 2
+  inputs:
+  - {name: f, from: ./data, at: /etc/app.json}
+  - {name: d, from: ./many, at: /data}
+  - {name: one, from: 'stage://s-1/x', at: /data-1/x}
+  - {name: each, from: 'stage://s/x', scatter: true, at: /data-2}
+  - {name: all, from: 'stage://s/x'}
+"#,
+    ))
+    .expect("it is right");
+    let at = |payload: usize| {
+        let inputs = plan.payloads[payload].inputs.iter();
+        let mounted = inputs.filter_map(|input| Some((input.name.as_str(), input.at.as_ref()?.as_str())));
+        mounted.collect::<Vec<_>>()
+    };
+    let expected = [("f", "/etc/app.json"), ("d", "/data"), ("one", "/data-1/x"), ("each", "/data-2")];
+    assert_eq!((at(0), at(2), at(3)), (vec![], expected.to_vec(), expected.to_vec()));
+}
+
+#[test]
+fn mounts_that_can_not_be_are_told() {
+    wrong_payloads(
+        r#"- {name: s, image: i, count: 3, outputs: [{name: x}, {name: m, class: mem}]}
+- name: a
+  image: i
+  inputs:
+  - {name: a, from: ./data, at: data}
+  - {name: b, from: ./data, at: /data/}
+  - {name: c, from: ./data, at: /data/../x}
+  - {name: d, from: ./data, at: /}
+  - {name: e, from: ./data, at: /tmp/x}
+  - {name: f, from: ./data, at: /etc}
+  - {name: g, from: 'stage://s-0/m', at: /m}
+  - {name: h, from: 'stage://s/x', at: /x}
+  - {name: i, from: './many/*', at: /y}
+- name: b
+  image: i
+  count: 2
+  inputs:
+  - {name: a, from: ./data, at: /data}
+  - {name: b, from: ./many, at: /data}
+  - {name: c, from: ./many, at: /data/deep}
+  - {name: d, from: ./many, at: /data-deep}
+  - {name: e, from: 'stage://s/x', scatter: true, at: /e}
+"#,
+        &[
+            "8:33: at \"data\" is no plain absolute path; write it like /data/calib, without \"..\", \"//\", \":\", \",\" and \"/\" at the end",
+            "9:33: at \"/data/\" is no plain absolute path; write it like /data/calib, without \"..\", \"//\", \":\", \",\" and \"/\" at the end",
+            "10:33: at \"/data/../x\" is no plain absolute path; write it like /data/calib, without \"..\", \"//\", \":\", \",\" and \"/\" at the end",
+            "11:33: at \"/\" would lie in, or cover, the slot's own /stage; choose another path, such as /data/calib",
+            "12:33: at \"/tmp/x\" would lie in, or cover, the slot's own /tmp; choose another path, such as /data/calib",
+            "13:33: at \"/etc\" would lie in, or cover, the slot's own /etc/hosts; choose another path, such as /data/calib",
+            "14:42: input \"g\" is no file, so it can't be mounted; remove \"at\", or make output \"m\" of \"s\" class file",
+            "15:40: input \"h\" stands for several, which can't all be at one path; remove \"at\", or let \"from\" name a single file, folder or output",
+            "16:37: input \"i\" stands for several, which can't all be at one path; remove \"at\", or let \"from\" name a single file, folder or output",
+            "22:33: two inputs are at \"/data\"; choose another path for one",
+            "23:33: \"/data/deep\" and \"/data\" lie in one another; choose paths side by side",
+            "25:55: input \"e\" stands for several, which can't all be at one path; remove \"at\", or let \"from\" name a single file, folder or output",
+        ],
+    );
+}
+
+#[test]
 fn sizes_are_bounded() {
     wrong_payloads(
         r#"- {name: a, image: i, count: 100000, outputs: [{name: x}]}

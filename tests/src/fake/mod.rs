@@ -85,5 +85,5 @@ pub fn output(text: &str, class: StageClass, readers: &[&str]) -> Output {
 #[must_use]
 pub fn input(text: &str, producer: &str) -> Input {
     let uri = StageUri { workflow: name(WORKFLOW), payload: name(producer), output: name(text) };
-    Input { name: name(text), source: Source::Stage(uri) }
+    Input { name: name(text), source: Source::Stage(uri), at: None }
 }

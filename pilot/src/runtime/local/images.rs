@@ -5,17 +5,18 @@
 //!
 //! **Must not know:** slots, containers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use image_store::{
-    Attach, Hold, ImageConfig, ImageId, IngestError, Logins, Preflight, PreflightError, Progress, Reference,
-    RegistryAccess, Root, SourceError, Store, Transport,
+    Attach, Hold, ImageConfig, ImageId, IngestError, Logins, MaterialiseError, MountPoint, Place, Preflight,
+    PreflightError, Progress, Reference, RegistryAccess, Root, SourceError, Store, Transport,
 };
 use pilot_core::{Fault, FaultClass};
 
+use super::mounted::may_bring;
 use crate::fault::chain;
 use crate::payload::Payload;
 use crate::ports::Prepared;
@@ -27,6 +28,8 @@ use crate::runtime::launching::{invocation, nothing_to_run};
 pub(in crate::runtime) const TAG_LASTS: Duration = Duration::from_secs(60);
 /// Programs that are remembered as being in an image; more are looked up again.
 const PROGRAMS_MAX: usize = 1024;
+/// Sets of mounts that are remembered of an image; more are looked up again.
+const FITTED_MAX: usize = 64;
 /// Tries when an image that is there is looked up again: what is stored serves too.
 const TRIES_AGAIN: u32 = 2;
 
@@ -53,8 +56,18 @@ pub(crate) struct Stored {
     pub(crate) bytes_brought: u64,
     /// Programs that were found in it: program, PATH and working directory.
     programs: Mutex<BTreeSet<String>>,
+    /// Its root with further places to mount over.
+    fitted: Mutex<BTreeMap<Vec<Place>, Arc<Fitted>>>,
     /// Keeps other processes from removing it.
     _hold: Hold,
+}
+
+/// An image's root that has what a payload wants to mount over.
+#[derive(Debug)]
+pub(crate) struct Fitted {
+    pub(crate) root: Root,
+    /// Where each place is.
+    pub(crate) points: Vec<MountPoint>,
 }
 
 impl std::fmt::Debug for Images {
@@ -96,7 +109,8 @@ impl Images {
         let program = argv.into_iter().next().ok_or_else(nothing_to_run)?;
         let path = env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
         let asked = format!("{program}\0{path}\0{cwd}");
-        if !locked(&stored.programs).contains(&asked) {
+        let is_mounted = may_bring(payload, &program, path, &cwd);
+        if !is_mounted && !locked(&stored.programs).contains(&asked) {
             self.find_program(Arc::clone(&stored), program, path.to_owned(), cwd).await?;
             let mut programs = locked(&stored.programs);
             if programs.len() < PROGRAMS_MAX {
@@ -104,6 +118,32 @@ impl Images {
             }
         }
         Ok(Prepared { image: stored.id.to_string(), bytes_brought: stored.bytes_brought })
+    }
+
+    /// The image with places to mount over. The tree that slots share stays as it is.
+    pub(super) async fn fitted(
+        &self,
+        stored: &Arc<Stored>,
+        places: Vec<Place>,
+    ) -> Result<Arc<Fitted>, Fault> {
+        if let Some(known) = locked(&stored.fitted).get(&places) {
+            return Ok(Arc::clone(known));
+        }
+        let (store, attach, local) = (Arc::clone(&self.store), self.attach, self.local.clone());
+        let (id, readable, wanted) = (stored.id, self.readable_by_all, places.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            store
+                .materialise_with(&id, attach, &local, readable, &wanted)
+                .map_err(|error| fitting_fault(&error))
+        });
+        let panicked = |_| Fault::new(FaultClass::Pilot, "making places to mount over panicked");
+        let (root, points) = made.await.map_err(panicked)??;
+        let fitted = Arc::new(Fitted { root, points });
+        let mut known = locked(&stored.fitted);
+        if known.len() < FITTED_MAX {
+            known.insert(places, Arc::clone(&fitted));
+        }
+        Ok(fitted)
     }
 
     async fn find_program(
@@ -156,9 +196,14 @@ impl Images {
     }
 
     /// A copy of an image's tree below `folder`, for one payload to write in.
-    pub(super) fn private_copy(&self, image: &ImageId, folder: &Path) -> Result<PathBuf, Fault> {
-        match self.store.materialise(image, Attach::Copy, folder, self.readable_by_all) {
-            Ok(Root::Copy { tree }) => Ok(tree),
+    pub(super) fn private_copy(
+        &self,
+        image: &ImageId,
+        folder: &Path,
+        places: &[Place],
+    ) -> Result<PathBuf, Fault> {
+        match self.store.materialise_with(image, Attach::Copy, folder, self.readable_by_all, places) {
+            Ok((Root::Copy { tree }, _)) => Ok(tree),
             Ok(_) => Err(Fault::new(FaultClass::Pilot, format!("image {image} was not copied"))),
             Err(error) => Err(store_fault(&error)),
         }
@@ -225,7 +270,15 @@ impl Bringing {
             .materialise(&id, self.attach, &self.local, self.readable_by_all)
             .map_err(|error| store_fault(&error))?;
         let (config, bytes_brought) = (preflight.config, preflight.bytes_missing);
-        Ok(Stored { id, config, root, bytes_brought, programs: Mutex::default(), _hold: hold })
+        Ok(Stored {
+            id,
+            config,
+            root,
+            bytes_brought,
+            programs: Mutex::default(),
+            fitted: Mutex::default(),
+            _hold: hold,
+        })
     }
 
     fn told(&self, image: &str, progress: Progress) {
@@ -241,6 +294,16 @@ impl Bringing {
 
 fn store_fault(error: &dyn std::error::Error) -> Fault {
     Fault::new(FaultClass::Pilot, chain(error))
+}
+
+/// What the image has in the way is for the payload to go round.
+fn fitting_fault(error: &MaterialiseError) -> Fault {
+    match error {
+        MaterialiseError::MountPoint { source, .. } => {
+            Fault::new(FaultClass::Payload, format!("{source}; choose another path for \"at\""))
+        }
+        _ => store_fault(error),
+    }
 }
 
 /// A bad image, or one that its asker may not have, is the payload's; a registry that is away is nobody's.

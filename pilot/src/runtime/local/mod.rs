@@ -15,6 +15,7 @@ mod ending;
 pub(super) mod images;
 mod launch;
 mod live;
+mod mounted;
 mod start;
 
 use std::collections::BTreeSet;
@@ -184,7 +185,14 @@ fn choose_attach(
 impl Runtime for LocalRuntime {
     async fn prepare(&self, payload: &Payload) -> Result<Prepared, Fault> {
         let prepared = self.shared.images.prepare(payload).await?;
-        Ok(Prepared { image: shape(&prepared.image, payload), ..prepared })
+        let mounted = mounted::wanted(payload, &self.shared.stages)?;
+        if !mounted.is_empty() {
+            let stored = self.shared.images.stored(payload)?;
+            let fitted = self.shared.images.fitted(&stored, mounted::places(&mounted)).await?;
+            mounted::binds(&mounted, &fitted.points)?;
+        }
+        let image = shape(&prepared.image, payload) + &mounted::key(&mounted);
+        Ok(Prepared { image, ..prepared })
     }
 
     async fn bind(&self, slot: SlotId, epoch: Epoch, payload: &Payload) -> Result<(), Fault> {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use image_store::Place;
 use oci_runner::cgroup::{Cgroup, Limits, cgroup_name};
 use oci_runner::{Authority, Container, IdMap, Root, Rootfs, Running};
 use pilot_core::{Fault, FaultClass};
@@ -16,6 +17,7 @@ use super::Shared;
 use super::container::{Layout, layout};
 use super::images::Stored;
 use super::live::Live;
+use super::mounted;
 use crate::payload::Payload;
 use crate::runtime::launching::{hostname, slot_fault};
 use crate::runtime::watch;
@@ -27,7 +29,9 @@ const CGROUP_FD: i32 = 4;
 /// All that a start needs, gathered so that it can move to a thread that may block.
 struct Start {
     shared: Arc<Shared>,
+    /// Keeps the image from being removed.
     image: Arc<Stored>,
+    root: Root,
     ids: IdMap,
     layout: Layout,
     cgroup: Cgroup,
@@ -48,8 +52,16 @@ impl Live {
             own(&self.folders.work, &ids).map_err(|error| slot_fault(&error))?;
         }
         let mut layout = layout(payload, &self.folders);
+        let mounted = mounted::wanted(payload, &self.shared.stages)?;
+        let places = mounted::places(&mounted);
+        let mut root = image.root.clone();
+        if !places.is_empty() {
+            let fitted = self.shared.images.fitted(&image, places.clone()).await?;
+            layout.binds.extend(mounted::binds(&mounted, &fitted.points)?);
+            root = fitted.root.clone();
+        }
         if payload.writable_root {
-            self.prepare_writable(&image, &ids, &mut layout).await?;
+            self.prepare_writable(&image, &ids, &mut layout, places).await?;
         }
         let limits = Limits {
             memory_bytes: Some(payload.resources.memory_bytes),
@@ -63,6 +75,7 @@ impl Live {
         let start = Start {
             shared: Arc::clone(&self.shared),
             image,
+            root,
             ids,
             layout,
             cgroup,
@@ -95,12 +108,18 @@ impl Live {
     }
 
     /// A writable root needs folders of the payload's id, and without overlay a copy of the image's tree.
-    async fn prepare_writable(&self, image: &Stored, ids: &IdMap, layout: &mut Layout) -> Result<(), Fault> {
+    async fn prepare_writable(
+        &self,
+        image: &Stored,
+        ids: &IdMap,
+        layout: &mut Layout,
+        places: Vec<Place>,
+    ) -> Result<(), Fault> {
         let (shared, folders, id) = (Arc::clone(&self.shared), self.folders.clone(), image.id);
         let (copies, ids) = (matches!(image.root, Root::Copy { .. }), *ids);
         let upper = tokio::task::spawn_blocking(move || {
             if copies {
-                let tree = shared.images.private_copy(&id, &folders.scratch)?;
+                let tree = shared.images.private_copy(&id, &folders.scratch, &places)?;
                 // The copy takes the empty folder's place, beside the other one.
                 std::fs::rename(tree, &folders.upper).map_err(|error| slot_fault(&error))?;
             }
@@ -120,7 +139,7 @@ impl Live {
 impl Start {
     /// Gives the cgroup back in any case: whoever started must remove it.
     fn run(self) -> (Cgroup, Result<Running, Fault>) {
-        let Self { shared, image, ids, layout, cgroup, control, nonce, hostname } = self;
+        let Self { shared, image: _image, root, ids, layout, cgroup, control, nonce, hostname } = self;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let control = match rustix::fs::open(&control, flags, Mode::empty()) {
             Ok(control) => control,
@@ -136,7 +155,7 @@ impl Start {
             fds.push((figures, CGROUP_FD));
         }
         let container = Container {
-            root: image.root.clone(),
+            root,
             rootfs: layout.rootfs,
             ids,
             hostname,

@@ -1,0 +1,58 @@
+//! Files that inputs come from, as both runtimes look at them before they mount or show them.
+//!
+//! **Must not know:** containers, where an input is shown.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use pilot_core::{Fault, FaultClass};
+
+use super::stages::Stages;
+use crate::payload::{Input, Source};
+
+/// The file or folder that an input is, and whether it is a file.
+pub(super) fn source_of(input: &Input, stages: &Stages) -> Result<(PathBuf, bool), Fault> {
+    match &input.source {
+        Source::Stage(uri) => {
+            let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there as a file"));
+            Ok((stages.file(uri).ok_or_else(missing)?, true))
+        }
+        Source::Host(path) => match std::fs::metadata(path) {
+            Ok(meta) => Ok((path.clone(), !meta.is_dir())),
+            Err(error) => {
+                let (name, path) = (input.name.as_str(), path.display());
+                let text =
+                    format!("read input \"{name}\" from {path}: {error}; put it there, or correct \"from\"");
+                Err(Fault::new(FaultClass::Payload, text))
+            }
+        },
+    }
+}
+
+/// Tells a file from another one that takes its place later. A container holds on to what it has mounted.
+pub(super) fn identity(path: &Path) -> String {
+    let number = std::fs::metadata(path).map_or(String::new(), |meta| number(&meta));
+    format!("{}#{number}", path.display())
+}
+
+fn number(meta: &Metadata) -> String {
+    format!("{:x}.{:x}", meta.dev(), meta.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_takes_anothers_place_is_another() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").expect("write");
+        let before = identity(&path);
+        assert_eq!(before, identity(&path));
+        std::fs::write(folder.path().join("new"), "one").expect("write");
+        std::fs::rename(folder.path().join("new"), &path).expect("rename");
+        assert_ne!(before, identity(&path));
+    }
+}
