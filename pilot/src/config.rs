@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::mounts::Mount;
 use crate::telemetry::LogFormat;
 use crate::units::{Bytes, MilliCpu};
 
@@ -102,6 +103,9 @@ pub struct Settings {
     /// In a pod: whether the pilot may resize its slots for each payload [default: false]
     #[arg(long, env = "LATEBIND_RESIZE", global = true, value_name = "BOOL")]
     pub resize: Option<bool>,
+    /// In a pod: where payloads may have inputs mounted, as /data/calib or /etc/app.json:file (may be repeated) [default: nowhere]
+    #[arg(long, env = "LATEBIND_MOUNT", global = true, value_name = "DEST", value_delimiter = ',')]
+    pub mount: Vec<Mount>,
     /// Most bytes kept of each payload's stdout, and of its stderr [default: 16Mi]
     #[arg(long, env = "LATEBIND_LOG_MAX", global = true, value_name = "BYTES")]
     pub log_max: Option<Bytes>,
@@ -338,6 +342,7 @@ impl Settings {
             pull_secret,
             prefetch,
             resize,
+            mount,
             log_max,
             log_format,
         } = self;
@@ -370,6 +375,7 @@ impl Settings {
             pull_secret: pull_secret.or(file.pull_secret),
             prefetch: prefetch.or(file.prefetch),
             resize: resize.or(file.resize),
+            mount: if mount.is_empty() { file.mount } else { mount },
             log_max: log_max.or(file.log_max),
             log_format: log_format.or(file.log_format),
         }
@@ -431,6 +437,8 @@ impl Config {
             pull_secret: _,
             prefetch: _,
             resize: _,
+            // Of the manifest; a pilot in a pod reads them there.
+            mount: _,
             log_max,
             log_format: _,
         } = settings;

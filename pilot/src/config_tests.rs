@@ -35,6 +35,23 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
+fn mounts_are_a_list_in_the_file_and_a_wrong_one_is_told_with_its_place() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let file = folder.path().join("s.yaml");
+    std::fs::write(&file, "mount: [/data/calib, '/etc/app.json:file']\n").expect("write");
+    let given = || Settings { settings: Some(file.clone()), ..Settings::default() };
+    let merged = given().with_file(&around(folder.path())).expect("merge");
+    let texts: Vec<String> = merged.mount.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["/data/calib", "/etc/app.json:file"]);
+    std::fs::write(&file, "mount: [/tmp/x]\n").expect("write");
+    let error = given().with_file(&around(folder.path())).expect_err("the slot's own").to_string();
+    assert!(
+        error.starts_with(&file.display().to_string()) && error.contains("the slot's own /tmp"),
+        "{error}"
+    );
+}
+
+#[test]
 fn an_unknown_key_names_file_and_line_and_a_missing_named_file_is_an_error() {
     let folder = tempfile::tempdir().expect("tempdir");
     let file = folder.path().join("s.yaml");

@@ -14,6 +14,8 @@ mod lifecycle;
 mod limits;
 #[path = "kubernetes/logins.rs"]
 mod logins;
+#[path = "kubernetes/mounts.rs"]
+mod mounts;
 #[path = "kubernetes/neighbour.rs"]
 mod neighbour;
 #[path = "kubernetes/outages.rs"]

@@ -9,6 +9,7 @@ use pilot_core::RunExit;
 
 use crate::cli::{OutputFormat, complain, refuse, say};
 use crate::config::Settings;
+use crate::mounts::{MountError, together};
 use crate::pod::{Form, IMAGE_VOLUMES_SINCE, Shape};
 
 /// Slots of a pod when nobody says.
@@ -69,6 +70,9 @@ pub enum ShapeError {
     /// Fewer than one, or more than a pod holds.
     #[error("make a pod with {0} slots: from 1 to 64 are possible")]
     Slots(u32),
+    /// Mounts that no pod can have together.
+    #[error(transparent)]
+    Mounts(#[from] MountError),
 }
 
 /// Accepts `1.34`, `v1.34.2` and `34`.
@@ -109,6 +113,7 @@ pub fn shape(settings: &Settings, arguments: &PodArgs) -> Result<Shape, ShapeErr
         prefetch: settings.prefetch.unwrap_or(false),
         resize: settings.resize.unwrap_or(false),
         writable_root: arguments.writable_root,
+        mounts: together(settings.mount.iter().cloned())?,
         grace_s: arguments.pod_grace,
         ends: false,
         command: vec!["serve".to_owned()],
@@ -153,7 +158,10 @@ pub fn prepare_share(settings: &Settings, program: Option<&Path>, arguments: &Pr
         complain("--share is not set; this command is for the init container of a pilot's pod");
         return RunExit::BadInput;
     };
-    if let Err(error) = crate::runtime::kubernetes::prepare_share(share, settings.slots.unwrap_or(SLOTS)) {
+    let places = settings.mount.iter().enumerate().map(|(index, mount)| mount.place(index));
+    let places: Vec<String> = places.collect();
+    let slots = settings.slots.unwrap_or(SLOTS);
+    if let Err(error) = crate::runtime::kubernetes::prepare_share(share, slots, &places) {
         complain(&format!("prepare the shared volume {}: {error}", share.display()));
         return RunExit::HostUnable;
     }

@@ -24,6 +24,8 @@ use crate::config::{Config, Settings};
 use crate::driver::Progress;
 use crate::entries::entries;
 use crate::fault::chain;
+use crate::mounts::{Mount, together};
+use crate::payload::Source;
 use crate::pod::Shape;
 use crate::ports::{Cluster, StopRequest};
 use crate::queue::workflow::Entry;
@@ -107,7 +109,9 @@ async fn prepare(
     let shape = shape(wanted.settings, &wanted.arguments.pod).map_err(|error| refused(chain(&error)))?;
     let name = format!("{}-{:08x}", shape.name, fastrand::u32(..));
     // The user's own `-v` goes along, by the way that settings go.
-    let shape = Shape { name, command: vec!["stand".into()], ends: true, ..shape };
+    let mounts = shape.mounts.iter().cloned().chain(mounts(here));
+    let mounts = together(mounts).map_err(|error| refused(error.to_string()))?;
+    let shape = Shape { name, command: vec!["stand".into()], ends: true, mounts, ..shape };
     let local = |image: &str| image.parse::<Reference>().is_ok_and(|it| it.transport() != Transport::Docker);
     let images: Vec<String> =
         here.iter().map(|entry| entry.payload.image.clone()).filter(|i| local(i)).collect();
@@ -129,6 +133,18 @@ async fn prepare(
         }
     }
     Ok((shape, there))
+}
+
+/// Where the workflow's payloads want inputs mounted.
+fn mounts(entries: &[Entry]) -> impl Iterator<Item = Mount> {
+    let inputs = entries.iter().flat_map(|entry| &entry.payload.inputs);
+    inputs.filter_map(|input| {
+        let is_file = match &input.source {
+            Source::Host(path) => !path.is_dir(),
+            Source::Stage(_) => true,
+        };
+        Some(Mount { at: input.at.clone()?, is_file })
+    })
 }
 
 /// From a pod that was made to the end of the run in it.

@@ -10,6 +10,8 @@ mod slot;
 use serde_json::{Value, json};
 use wire::slot::Nonce;
 
+use crate::mounts::Mount;
+
 /// Where the shared volume is in the pilot's container.
 pub const SHARE: &str = "/latebind/share";
 /// Where the pilot's program is in its image.
@@ -79,6 +81,8 @@ pub struct Shape {
     pub resize: bool,
     /// Whether payloads may write to their images' files.
     pub writable_root: bool,
+    /// Where payloads may have inputs mounted, in each slot.
+    pub mounts: Vec<Mount>,
     /// How long the cluster lets the pod end in peace, in seconds.
     pub grace_s: u64,
     /// Whether it ends: containers that end well are not started again. Always so for a Job.
@@ -154,6 +158,10 @@ impl Shape {
     /// Makes the folders of the shared volume before any slot starts.
     fn prepare(&self) -> Value {
         let mut env = vec![env("LATEBIND_SLOTS", &self.slots.to_string()), env("LATEBIND_SHARE", SHARE)];
+        if !self.mounts.is_empty() {
+            let mounts: Vec<String> = self.mounts.iter().map(ToString::to_string).collect();
+            env.push(self::env("LATEBIND_MOUNT", &mounts.join(",")));
+        }
         let mut mounts = vec![mount("share", SHARE)];
         if !self.image_volume {
             env.push(self::env("LATEBIND_SHIM_COPY", &format!("{SHIM_COPY}/payload-shim")));
@@ -284,4 +292,4 @@ fn amounts(cpu_millis: u64, memory_bytes: u64) -> Value {
 
 #[cfg(test)]
 #[path = "pod_tests.rs"]
-mod tests;
+pub(crate) mod tests;

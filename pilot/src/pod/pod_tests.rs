@@ -18,6 +18,7 @@ pub(crate) fn shape() -> Shape {
         prefetch: false,
         resize: false,
         writable_root: false,
+        mounts: Vec::new(),
         grace_s: 60,
         ends: false,
         command: vec!["serve".into()],
@@ -88,4 +89,24 @@ fn the_pilots_login_is_the_nodes_too_and_no_slots() {
             || names(&container["env"]).contains(&"LATEBIND_REGISTRY_AUTH")
     });
     assert_eq!(with_login.map(|container| &container["name"]).collect::<Vec<_>>(), ["pilot"]);
+}
+
+#[test]
+fn each_slot_has_the_mounts_and_none_that_it_could_write_through() {
+    let mounts = ["/data/calib", "/etc/app.json:file"].map(|text| text.parse().expect("a mount")).to_vec();
+    let manifest = Shape { mounts, ..shape() }.manifest();
+    for slot in 0..2 {
+        let all = manifest["spec"]["containers"][slot + 1]["volumeMounts"].as_array().expect("mounts");
+        let own = all
+            .iter()
+            .filter(|mount| mount["subPath"].as_str().is_some_and(|path| path.contains("/mounts/")));
+        let expected = [
+            json!({"name": "share", "mountPath": "/data/calib", "subPath": format!("slots/{slot}/mounts/0"), "readOnly": true}),
+            json!({"name": "share", "mountPath": "/etc/app.json", "subPath": format!("slots/{slot}/mounts/1.file"), "readOnly": true}),
+        ];
+        assert_eq!(own.cloned().collect::<Vec<_>>(), expected);
+    }
+    let env = manifest["spec"]["initContainers"][0]["env"].as_array().expect("env");
+    assert!(env.contains(&json!({"name": "LATEBIND_MOUNT", "value": "/data/calib,/etc/app.json:file"})));
+    assert!(!names(&manifest["spec"]["containers"][0]["env"]).contains(&"LATEBIND_MOUNT"));
 }

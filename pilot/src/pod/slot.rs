@@ -14,6 +14,24 @@ pub(super) fn container(shape: &Shape, slot: u32) -> Value {
     inputs["readOnly"] = json!(true);
     let mut shim = mount("shim", SHIM_FOLDER);
     shim["readOnly"] = json!(true);
+    let mut mounts = vec![
+        shim,
+        share("/.latebind/control", "control"),
+        inputs,
+        share("/stage/in", "links"),
+        share("/stage/out", "out"),
+        share("/work", "work"),
+        // All containers of a pod would share one otherwise.
+        memory("/dev/shm", "shm"),
+        memory("/tmp", "tmp"),
+        memory("/var/tmp", "var-tmp"),
+    ];
+    mounts.extend(shape.mounts.iter().enumerate().map(|(index, mount)| {
+        // A link: what it leads to is mounted, and looked up anew at each start of the container.
+        let mut mounted = share(mount.at.as_str(), &format!("mounts/{}", mount.place(index)));
+        mounted["readOnly"] = json!(true);
+        mounted
+    }));
     json!({
         "name": name,
         "image": shape.idle_image,
@@ -30,17 +48,6 @@ pub(super) fn container(shape: &Shape, slot: u32) -> Value {
         ],
         "securityContext": confined(PILOT_UID + 1 + slot, !shape.writable_root),
         "resources": amounts(shape.slot_cpu_millis, shape.slot_memory_bytes),
-        "volumeMounts": [
-            shim,
-            share("/.latebind/control", "control"),
-            inputs,
-            share("/stage/in", "links"),
-            share("/stage/out", "out"),
-            share("/work", "work"),
-            // All containers of a pod would share one otherwise.
-            memory("/dev/shm", "shm"),
-            memory("/tmp", "tmp"),
-            memory("/var/tmp", "var-tmp"),
-        ],
+        "volumeMounts": mounts,
     })
 }

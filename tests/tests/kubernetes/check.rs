@@ -90,6 +90,8 @@ fn the_charts_pod_is_the_one_that_pilot_pod_prints() {
         "registriesConfigMap=registries",
         "--set",
         "registryLogin=team",
+        "--set",
+        "mounts={/data/calib,/etc/app.json:file}",
         "--show-only",
         "templates/deployment.yaml",
     ];
@@ -97,9 +99,10 @@ fn the_charts_pod_is_the_one_that_pilot_pod_prints() {
     let json =
         namespace.node().kubectl(&["create", "--dry-run=client", "-o", "json", "-f", "-"], &yaml).good();
     let deployment: Value = serde_json::from_str(&json).expect("json");
+    let more = ["--registry-login", "team", "--mount", "/data/calib", "--mount", "/etc/app.json:file"];
     let (theirs, ours) = (
         &deployment["spec"]["template"]["spec"],
-        &Pod::manifest(&namespace, &Shape::default().with(&["--registry-login", "team"]))["spec"],
+        &Pod::manifest(&namespace, &Shape::default().with(&more))["spec"],
     );
     for slot in ["slot-0", "slot-1"] {
         let fit = |spec: &Value| {
@@ -114,6 +117,8 @@ fn the_charts_pod_is_the_one_that_pilot_pod_prints() {
     let (there, here) = (variables(theirs), variables(ours));
     let missing: Vec<&String> = here.keys().filter(|name| !there.contains_key(*name)).collect();
     assert_eq!(missing, Vec::<&String>::new());
+    let prepared = |spec: &Value| by_name(&by_name(&spec["initContainers"])["prepare"]["env"]);
+    assert_eq!(prepared(theirs), prepared(ours));
     assert_eq!(by_name(&theirs["volumes"]), by_name(&ours["volumes"]));
     for field in [
         "serviceAccountName",

@@ -145,6 +145,47 @@ fn a_workflow_of_this_machine_runs_in_a_pod_and_its_results_come_back() {
     assert_eq!(desk.pods(), Vec::<String>::new(), "the pod goes with the run");
 }
 
+const MOUNTS: &str = r#"
+apiVersion: latebind/v1
+metadata: {name: desk}
+defaults: {image: "oci:busybox", walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}
+payloads:
+  - name: make
+    command: [sh, -c, "cat /etc/file /opt/folder/deep/other > /stage/out/both"]
+    inputs: [{name: file, from: ./data/file, at: /etc/file}, {name: folder, from: ./data/folder, at: /opt/folder}]
+    outputs: [{name: both, max_size: 1Mi}]
+  - name: read
+    command: [sh, -c, "cat /data/both; ls -A /opt/folder; wc -c < /etc/file"]
+    inputs: [{name: both, from: "stage://make/both", at: /data/both}]
+"#;
+
+#[test]
+fn a_pod_that_is_made_for_a_workflow_has_the_mounts_that_it_wants() {
+    let desk = Desk::new("deskmounts", MOUNTS);
+    let answer = desk.run();
+    assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
+    assert_eq!(text(&desk.path("out/logs/read.stdout")), "one\ntwo\n0\n");
+    assert_eq!(desk.pods(), Vec::<String>::new());
+}
+
+#[test]
+fn mounts_that_no_pod_can_have_together_are_told_before_one_is_made() {
+    for (test, at, words) in [
+        ("desktwo", "/etc/file", "mount a file and a folder at /etc/file in one pod"),
+        ("desknested", "/etc/file/below", "mount both /etc/file and /etc/file/below in one pod"),
+    ] {
+        let another = format!(
+            "  - {{name: another, command: [\"true\"], inputs: [{{name: x, from: ./data/folder, at: {at}}}]}}\n"
+        );
+        let desk = Desk::new(test, &format!("{}{another}", MOUNTS.trim_start()));
+        let answer = desk.run();
+        assert_eq!(answer.code, 64, "{}{}", answer.stdout, answer.stderr);
+        assert!(answer.stderr.contains(words), "{}", answer.stderr);
+        assert_eq!(answer.stderr.lines().count(), 1, "{}", answer.stderr);
+        assert_eq!(desk.pods(), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn a_failed_payload_is_told_as_on_this_machine() {
     let workflow = WORKFLOW.replace("wc -c < /stage/in/both", "echo no >&2; exit 3");

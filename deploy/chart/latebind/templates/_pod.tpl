@@ -61,6 +61,9 @@ spec:
     env:
     - {name: LATEBIND_SLOTS, value: {{ $slots | quote }}}
     - {name: LATEBIND_SHARE, value: /latebind/share}
+    {{- with .Values.mounts }}
+    - {name: LATEBIND_MOUNT, value: {{ join "," . | quote }}}
+    {{- end }}
     {{- if not $imageVolume }}
     - {name: LATEBIND_SHIM_COPY, value: /latebind/bin/payload-shim}
     {{- end }}
@@ -153,6 +156,10 @@ spec:
     - {name: memory-{{ $i }}, mountPath: /dev/shm, subPath: shm}
     - {name: memory-{{ $i }}, mountPath: /tmp, subPath: tmp}
     - {name: memory-{{ $i }}, mountPath: /var/tmp, subPath: var-tmp}
+    {{- range $k, $mount := $.root.Values.mounts }}
+    # A link to what the payload wants there; the kubelet looks anew at each start.
+    - {name: share, mountPath: {{ trimSuffix ":file" $mount | quote }}, subPath: slots/{{ $i }}/mounts/{{ $k }}{{ if hasSuffix ":file" $mount }}.file{{ end }}, readOnly: true}
+    {{- end }}
   {{- end }}
   volumes:
   - name: share

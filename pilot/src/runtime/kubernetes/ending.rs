@@ -150,6 +150,7 @@ impl Live {
         self.cleaning = Cleaning::No;
         self.nonce = Nonce::IDLE;
         self.write_record(None);
+        self.hide_mounts()?;
         let idle = salted_idle(&self.shared.idle_image, Epoch(0));
         let until = Instant::now() + ROLL_BACK_WAIT;
         self.shared.pod.set_image(&self.shape.name, &idle, &Nonce::IDLE.to_hex(), until).await?;

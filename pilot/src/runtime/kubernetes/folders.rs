@@ -9,6 +9,8 @@
 //!   slots/<n>/links/              0777  -> /stage/in              the shim's links
 //!   slots/<n>/out/                0777  -> /stage/out             outputs, made by the pilot
 //!   slots/<n>/work/               0777  -> /work
+//!   slots/<n>/mounts/<k>          a link to what the pod's k-th mount shows: `empty`, `none` (a file), or in shown/
+//!   slots/<n>/shown/              0711  what payloads want mounted at paths of their own choosing
 //! ```
 //! A slot mounts its own folders and nothing above them, so modes that let every uid in let one slot's in. The kubelet makes
 //! a missing folder itself, as root and for everybody: they are made before any slot starts ([`prepare`]).
@@ -17,8 +19,10 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+
+use crate::mounts::is_file_place;
 
 /// What a slot's shim and payload may write to is open to all behind a folder that only this slot mounts.
 pub(super) const OPEN: u32 = 0o777;
@@ -38,6 +42,10 @@ pub(super) struct SlotFolders {
     pub(super) out: PathBuf,
     /// `/work`.
     pub(super) work: PathBuf,
+    /// The links that say what is mounted where the pod declares it.
+    pub(super) mounts: PathBuf,
+    /// What they lead to while a payload wants something there.
+    pub(super) shown: PathBuf,
     /// The FIFOs of the payload's standard output and error; not mounted.
     pub(super) streams: [PathBuf; 2],
     /// What another pilot must know to adopt what runs here; not mounted.
@@ -55,7 +63,26 @@ pub(super) struct Share {
 /// What the shim keeps among its markers.
 const MARKER: &str = "latest";
 
+/// What is mounted where nobody wants a folder, or a file.
+const NOTHING: [&str; 2] = ["empty", "none"];
+
 impl SlotFolders {
+    /// Lets the mount `place` show what is called `shown`, or nothing, from the next container on. The node resolves the
+    /// link when it makes a container, in one step: so it is replaced in one.
+    ///
+    /// # Errors
+    /// When that can't be done.
+    pub(super) fn point(&self, place: &str, shown: Option<&str>) -> io::Result<()> {
+        let target = match shown {
+            Some(name) => Path::new("../shown").join(name),
+            None => NOTHING[usize::from(is_file_place(place))].into(),
+        };
+        let fresh = self.mounts.join(format!("fresh-{:08x}", fastrand::u32(..)));
+        // Relative: the volume has another path on the node.
+        symlink(target, &fresh)?;
+        fs::rename(&fresh, self.mounts.join(place)).inspect_err(|_| drop(fs::remove_file(&fresh)))
+    }
+
     /// Where the shim notes what it launched. A payload is the same user and may write there as well.
     pub(super) fn markers(&self) -> PathBuf {
         self.control.join("ran")
@@ -124,6 +151,8 @@ impl Share {
             links: mounted.join("links"),
             out: mounted.join("out"),
             work: mounted.join("work"),
+            mounts: mounted.join("mounts"),
+            shown: mounted.join("shown"),
             streams: [own.join("stdout"), own.join("stderr")],
             record: own.join("record"),
             keeping: own.join("keeping"),
@@ -131,11 +160,12 @@ impl Share {
     }
 }
 
-/// Makes every folder of the volume, as it must be before the first slot starts. What is there stays.
+/// Makes every folder of the volume, as it must be before the first slot starts, and the mounts `places` of each slot, which
+/// show nothing. What is there stays.
 ///
 /// # Errors
 /// When one can't be made.
-pub fn prepare(share: &Path, slots: u32) -> io::Result<()> {
+pub fn prepare(share: &Path, slots: u32, places: &[String]) -> io::Result<()> {
     let share_folders = Share::new(share);
     for path in [share_folders.private(), share_folders.stages_root(), share_folders.private().join("tmp")] {
         make(&path, 0o700)?;
@@ -149,8 +179,30 @@ pub fn prepare(share: &Path, slots: u32) -> io::Result<()> {
             make(path, OPEN)?;
         }
         make(&folders.inputs, INPUTS)?;
+        prepare_mounts(&folders, places)?;
         if let Some(own) = folders.record.parent() {
             make(own, 0o700)?;
+        }
+    }
+    Ok(())
+}
+
+fn prepare_mounts(folders: &SlotFolders, places: &[String]) -> io::Result<()> {
+    if places.is_empty() {
+        return Ok(());
+    }
+    for path in [&folders.mounts, &folders.shown] {
+        make(path, 0o711)?;
+    }
+    let [folder, file] = NOTHING.map(|name| folders.mounts.join(name));
+    make(&folder, INPUTS)?;
+    if !file.exists() {
+        fs::write(&file, b"")?;
+        fs::set_permissions(&file, Permissions::from_mode(0o444))?;
+    }
+    for place in places {
+        if folders.mounts.join(place).symlink_metadata().is_err() {
+            folders.point(place, None)?;
         }
     }
     Ok(())
@@ -163,4 +215,29 @@ fn make(path: &Path, mode: u32) -> io::Result<()> {
     }
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_shows_nothing_then_something_then_nothing_and_is_not_reset_by_a_second_look() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let places = ["0".to_owned(), "1.file".to_owned()];
+        prepare(root.path(), 1, &places).expect("prepare");
+        let slot = Share::new(root.path()).slot(0);
+        let (folder, file) = (slot.mounts.join("0"), slot.mounts.join("1.file"));
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
+        assert_eq!(fs::read(&file).expect("a file"), b"");
+        fs::write(slot.shown.join("x"), "shown").expect("write");
+        slot.point("1.file", Some("x")).expect("point");
+        prepare(root.path(), 1, &places).expect("prepare again");
+        assert_eq!(fs::read(&file).expect("a file"), b"shown");
+        assert!(fs::read_link(&file).expect("a link").is_relative());
+        slot.point("1.file", None).expect("point");
+        assert_eq!(fs::read(&file).expect("a file"), b"");
+        let left = fs::read_dir(&slot.mounts).expect("list").count();
+        assert_eq!(left, places.len() + NOTHING.len());
+    }
 }

@@ -28,6 +28,7 @@ fn slot() -> SlotShape {
         root_is_read_only: true,
         uid: Some(10001),
         always_pulls: false,
+        mounts: Vec::new(),
     }
 }
 

@@ -154,6 +154,7 @@ impl Live {
         let image = self.shared.images.chosen(payload)?;
         self.commit.settle(&self.shared.stages).await;
         self.forget();
+        self.show_mounts(payload)?;
         self.folders.renew_markers().map_err(|error| slot_fault(&error))?;
         self.listen()?;
         self.open_streams()?;

@@ -20,6 +20,7 @@ mod inputs;
 mod launch;
 mod live;
 mod logins;
+mod mounted;
 mod prefetch;
 mod view;
 
@@ -173,7 +174,10 @@ impl KubernetesRuntime {
         }
         let share_error = |source| PodError::Share { path: config.share.clone(), source };
         let count = u32::try_from(shapes.len()).unwrap_or(u32::MAX);
-        folders::prepare(&config.share, count).map_err(share_error)?;
+        let declared = shapes.iter().flat_map(|shape| &shape.mounts);
+        let places: BTreeSet<String> = declared.map(|mount| mount.place.clone()).collect();
+        let places: Vec<String> = places.into_iter().collect();
+        folders::prepare(&config.share, count, &places).map_err(share_error)?;
         let share = Share::new(&config.share);
         let marker = share.private().join("serves");
         let is_new = !marker.exists();
@@ -251,6 +255,10 @@ impl Runtime for KubernetesRuntime {
         if let Some(text) = self.shapes.first().and_then(fits) {
             return Err(Fault::new(FaultClass::Payload, text));
         }
+        let mounts = match self.shapes.first() {
+            Some(shape) => mounted::prepare(payload, shape, &self.shared.stages)?,
+            None => String::new(),
+        };
         let image = self.shared.images.prepare(payload).await?;
         let bytes_brought = match &self.shared.prefetch {
             // The kubelet has no login of the payload's for a pod that is not the pilot's.
@@ -259,7 +267,7 @@ impl Runtime for KubernetesRuntime {
             }
             _ => 0,
         };
-        let mut key = image.pinned();
+        let mut key = image.pinned() + &mounts;
         if self.shared.resizes {
             let (cpu, memory) = (payload.resources.cpu_millis, payload.resources.memory_bytes);
             key.push_str(&format!(" cpu={cpu} memory={memory}"));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use pilot_core::{Fault, FaultClass};
 
+use crate::mounts::is_file_place;
 use crate::units::{Bytes, MilliCpu};
 
 /// How a slot was made.
@@ -28,13 +29,29 @@ pub(super) struct SlotShape {
     pub(super) uid: Option<i64>,
     /// Somebody made its images be pulled each time (AlwaysPullImages): each bind asks the registry.
     pub(super) always_pulls: bool,
+    /// Where payloads may have inputs mounted.
+    pub(super) mounts: Vec<Declared>,
+}
+
+/// A mount that the pod declares for a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Declared {
+    /// Where in the container.
+    pub(super) at: String,
+    /// How it is called among the slot's mounts on the volume.
+    pub(super) place: String,
+    /// For files; otherwise for folders.
+    pub(super) is_file: bool,
 }
 
 /// The slots of a pod in their order.
 pub(super) fn slots(pod: &Pod) -> Vec<SlotShape> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let mut slots: Vec<(u32, SlotShape)> = containers
-        .filter_map(|container| Some((container.name.strip_prefix("slot-")?.parse().ok()?, shape(container))))
+        .filter_map(|container| {
+            let number = container.name.strip_prefix("slot-")?.parse().ok()?;
+            Some((number, shape(container, number)))
+        })
         .collect();
     slots.sort_by_key(|(number, _)| *number);
     slots.into_iter().map(|(_, shape)| shape).collect()
@@ -48,7 +65,23 @@ pub(super) fn grace(pod: &Pod) -> Duration {
     Duration::from_secs(u64::try_from(set).unwrap_or(0))
 }
 
-fn shape(container: &Container) -> SlotShape {
+/// The mounts of a slot's container that lead to the slot's links.
+fn mounts(container: &Container, number: u32) -> Vec<Declared> {
+    let folder = format!("slots/{number}/mounts/");
+    let mounts = container.volume_mounts.iter().flatten();
+    let declared = mounts.filter_map(|mount| {
+        let place = mount.sub_path.as_deref()?.strip_prefix(&folder)?;
+        let plain = !place.is_empty() && !place.contains('/') && place != "..";
+        plain.then(|| Declared {
+            at: mount.mount_path.clone(),
+            place: place.to_owned(),
+            is_file: is_file_place(place),
+        })
+    });
+    declared.collect()
+}
+
+fn shape(container: &Container, number: u32) -> SlotShape {
     let limit = |name: &str| {
         let resources = container.resources.as_ref()?;
         let limit = resources.limits.as_ref().and_then(|limits| limits.get(name));
@@ -62,6 +95,7 @@ fn shape(container: &Container) -> SlotShape {
         root_is_read_only: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
         uid: security.and_then(|security| security.run_as_user),
         always_pulls: container.image_pull_policy.as_deref() == Some("Always"),
+        mounts: mounts(container, number),
     }
 }
 

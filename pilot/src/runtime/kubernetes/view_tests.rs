@@ -231,3 +231,22 @@ fn what_a_node_does_not_say_it_set_aside_is_read_from_what_is_in_force() {
     assert_eq!(allocated(&pod, "slot-0"), Some(Size { cpu_millis: 200, memory_bytes: 128 << 20 }));
     assert_eq!(allocated(&waiting(IMAGE, "ContainerCreating", ""), "slot-0"), None);
 }
+
+#[test]
+fn a_pilot_reads_its_mounts_from_the_pod_that_was_made_with_them() {
+    let mounts = ["/data/calib", "/etc/app.json:file"].map(|text| text.parse().expect("a mount")).to_vec();
+    let made = crate::pod::Shape { mounts, ..crate::pod::tests::shape() };
+    let whole: Pod = serde_json::from_value(made.manifest()).expect("a pod");
+    for slot in slots(&whole) {
+        let seen: Vec<_> = slot.mounts.iter().map(|m| (m.at.as_str(), m.place.as_str(), m.is_file)).collect();
+        assert_eq!(seen, [("/data/calib", "0", false), ("/etc/app.json", "1.file", true)]);
+    }
+    // What is not the pilot's to point is none of its mounts.
+    let foreign = json!({"name": "slot-0", "image": "i", "volumeMounts": [
+        {"name": "share", "mountPath": "/a", "subPath": "slots/1/mounts/0"},
+        {"name": "share", "mountPath": "/b", "subPath": "slots/0/mounts/../in"},
+        {"name": "other", "mountPath": "/c"},
+    ]});
+    let odd = pod(&json!({"containers": [foreign]}), &json!({}));
+    assert_eq!(slots(&odd)[0].mounts, []);
+}
