@@ -180,3 +180,31 @@ fn a_program_may_come_with_what_is_mounted() {
     ran.assert_failed("missing", &["/other/run", "it is not there"]);
     site.assert_baseline();
 }
+
+#[test]
+fn a_file_that_takes_anothers_place_is_seen_by_the_next_payload_in_a_warm_slot() {
+    let test = "a_file_that_takes_anothers_place_is_seen_by_the_next_payload_in_a_warm_slot";
+    let Some(site) = place(test) else { return };
+    let inputs = "inputs: [{name: f, from: ./app.json, at: /data/f}, {name: plain, from: ./app.json}, {name: calib, from: ./calib}]";
+    let waits =
+        "cat /data/f /stage/in/plain; echo runs; until [ -e /stage/in/calib/go ]; do sleep 0.05; done";
+    site.write(
+        "workflow.yaml",
+        &flow(&[
+            sh("before", waits, inputs),
+            sh("after", "cat /data/f /stage/in/plain", &format!("after: [before], {inputs}")),
+        ]),
+    );
+    let arguments = ["run", "workflow.yaml", "--output", "json", "--out", "out", "--slots", "1"];
+    let mut command = site.pilot(&arguments);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn();
+    let child = child.expect("start the pilot");
+    site.wait_for("before", "runs");
+    site.write("new.json", "new\n");
+    std::fs::rename(site.path().join("new.json"), site.path().join("app.json")).expect("rename");
+    site.write("calib/go", "");
+    pilot_tests::run::Ran::of(child).assert_code(0);
+    assert_eq!(site.log("before", "stdout"), "{}\n{}\nruns\n");
+    assert_eq!(site.log("after", "stdout"), "new\nnew\n");
+    site.assert_baseline();
+}

@@ -40,6 +40,7 @@ use crate::runtime::adoption::{Inventory, Standing};
 use crate::runtime::logs::LogLimit;
 use crate::runtime::record::LaunchLog;
 pub use crate::runtime::record::start_ticks;
+use crate::runtime::sources::identity;
 use crate::runtime::stages::Stages;
 use crate::runtime::talk::Talk;
 
@@ -321,7 +322,7 @@ fn shape(image: &str, payload: &Payload) -> String {
     );
     for (index, input) in inputs.iter().enumerate() {
         if let Source::Host(path) = &input.source {
-            shape.push_str(&format!(" {index}={}", path.display()));
+            shape.push_str(&format!(" {index}={}", identity(path)));
         }
     }
     shape
