@@ -76,7 +76,8 @@ pub use push::{PushError, PushOptions, PushProgress, Pushed, push};
 pub use record::{ImageId, LayerInfo};
 pub use reference::{Reference, ReferenceError, Transport};
 pub use registry::{
-    Logins, Patience, Registries, RegistryAccess, RegistryError, RegistryRules, usual_auth_files,
+    LoginExcerpt, Logins, Patience, Registries, RegistryAccess, RegistryError, RegistryRules,
+    usual_auth_files,
 };
 pub use repository::{Repository, RepositoryError};
 pub use source::SourceError;

@@ -21,6 +21,7 @@ mod authorize;
 mod downloads;
 mod endpoint;
 mod error;
+mod excerpt;
 mod login;
 mod outgoing;
 mod part;
@@ -39,3 +40,4 @@ pub(crate) use session::{Document, Session, Shown};
 
 pub use access::{Logins, Patience, Registries, RegistryAccess, RegistryRules, usual_auth_files};
 pub use error::RegistryError;
+pub use excerpt::LoginExcerpt;
