@@ -22,6 +22,8 @@ mod neighbour;
 mod outages;
 #[path = "kubernetes/pulls.rs"]
 mod pulls;
+#[path = "kubernetes/run_logins.rs"]
+mod run_logins;
 #[path = "kubernetes/security.rs"]
 mod security;
 #[path = "kubernetes/sizes.rs"]

@@ -105,6 +105,7 @@ pub async fn probe(asked: &Asked) -> ClusterReport {
             let own = questions::users_rights(asked).await;
             let may_rehearse = own.is == Is::There;
             items.push(own);
+            items.push(questions::users_logins(asked).await);
             items.extend(questions::pilots_rights(asked).await);
             if may_rehearse {
                 items.extend(rehearsal::rehearse(asked).await);

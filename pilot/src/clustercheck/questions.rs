@@ -171,6 +171,17 @@ pub(super) async fn users_rights(asked: &Asked) -> Item {
     answer(asked, Whose::Own, question).await
 }
 
+pub(super) async fn users_logins(asked: &Asked) -> Item {
+    let question = Question {
+        name: "your registry logins",
+        rights: &[("create", "secrets", "", ""), ("delete", "secrets", "", "")],
+        lack: Is::Lacking,
+        consequence: "`pilot run --backend kubernetes` can't bring your own logins; private images need a Secret that is there",
+        remedy: "the role `edit` in this namespace has these rights; or --registry-login NAME",
+    };
+    answer(asked, Whose::Own, question).await
+}
+
 fn tiers(secret: &str) -> [(&'static str, Vec<Right<'_>>, Is, &'static str, &'static str); 4] {
     [
         (

@@ -1,9 +1,9 @@
 //! `pilot run --backend kubernetes FILE`: the workflow file of this machine, run in a pod that is made for it.
 //!
 //! ```text
-//!   images pushed ─> pod made ─> pod runs ─> attended (Session) ─> pod removed
+//!   images pushed ─> pod and its login made ─> pod runs ─> attended (Session) ─> both removed
 //! ```
-//! Whatever happens on the way, the pod is removed. A workstation that is killed can't: then the pod ends by itself.
+//! Whatever happens on the way, pod and login are removed. A workstation that is killed can't: then the pod ends by itself.
 //!
 //! **Must not know:** how frames look, what payloads do.
 
@@ -30,6 +30,7 @@ use crate::pod::Shape;
 use crate::ports::{Cluster, StopRequest};
 use crate::queue::workflow::Entry;
 use crate::remote::cluster::{Refusal, RunPod, connect};
+use crate::remote::login::RunLogin;
 use crate::remote::session::{Ended, News, Session, out_there};
 use crate::show::Show;
 use crate::workflow::Plan;
@@ -65,19 +66,14 @@ pub(super) async fn run(wanted: Wanted<'_>, mut here: Vec<Entry>, mut show: Show
             return exit;
         }
     };
-    let session = Session::new(here, &there, wanted.out.to_path_buf());
-    let place = wanted.config.place.clone().unwrap_or_default();
-    let made = async {
-        let (client, namespace) = connect(place.namespace).await?;
-        RunPod::create(client, &namespace, &shape).await
-    };
-    let pod = match made.await {
+    let pod = match make(&wanted, shape, &there, &mut show).await {
         Ok(pod) => pod,
         Err((line, exit)) => {
             complain(&line);
             return exit;
         }
     };
+    let session = Session::new(here, &there, wanted.out.to_path_buf());
     show.started();
     let ran = attend(&wanted, &pod, session, &mut signals, &mut show, started).await;
     let removed = pod.remove().await;
@@ -145,6 +141,29 @@ fn mounts(entries: &[Entry]) -> impl Iterator<Item = Mount> {
         };
         Some(Mount { at: input.at.clone()?, is_file })
     })
+}
+
+/// Makes the pod, and brings it the logins that its images need: unless it has been told of a Secret with some.
+async fn make(
+    wanted: &Wanted<'_>,
+    mut shape: Shape,
+    there: &[Entry],
+    show: &mut Show,
+) -> Result<RunPod, Refusal> {
+    let found = match shape.login {
+        None => RunLogin::find(&wanted.config.registry_access, there, |text| show.note(text)).await?,
+        Some(_) => None,
+    };
+    let place = wanted.config.place.clone().unwrap_or_default();
+    let (client, namespace) = connect(place.namespace).await?;
+    let login = match found {
+        Some(found) => found.rehearse(&client, &namespace, &shape.name, |text| show.note(text)).await?,
+        None => None,
+    };
+    if login.is_some() {
+        shape.login = Some(shape.name.clone());
+    }
+    RunPod::create(client, &namespace, &shape, login.as_ref()).await
 }
 
 /// From a pod that was made to the end of the run in it.

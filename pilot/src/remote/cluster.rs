@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Secret};
 use kube::api::{AttachParams, AttachedProcess, DeleteParams, PostParams};
 use kube::{Api, Client};
 use pilot_core::RunExit;
 use tokio::time::Instant;
 
+use super::login::{self, Owner, RunLogin};
 use crate::fault::{chain, said_by_api};
 use crate::pod::{PROGRAM, Shape};
 
@@ -38,10 +39,12 @@ pub(crate) type Refusal = (String, RunExit);
 #[derive(Clone)]
 pub(crate) struct RunPod {
     pods: Api<Pod>,
+    /// Where its login is, if it has one.
+    secrets: Option<Api<Secret>>,
     name: String,
 }
 
-fn refusal(what: &str, error: &kube::Error) -> Refusal {
+pub(super) fn refusal(what: &str, error: &kube::Error) -> Refusal {
     (format!("{what}: {}", said_by_api(error)), RunExit::HostUnable)
 }
 
@@ -57,17 +60,33 @@ pub(crate) async fn connect(namespace: Option<String>) -> Result<(Client, String
 }
 
 impl RunPod {
-    /// Makes the pod.
-    pub(crate) async fn create(client: Client, namespace: &str, shape: &Shape) -> Result<Self, Refusal> {
+    /// Makes the pod, and the Secret that its shape names for its login.
+    pub(crate) async fn create(
+        client: Client,
+        namespace: &str,
+        shape: &Shape,
+        login: Option<&RunLogin>,
+    ) -> Result<Self, Refusal> {
         let wrong = |error: serde_json::Error| (format!("write the pod: {error}"), RunExit::OwnFault);
         let pod: Pod = serde_json::from_value(shape.manifest()).map_err(wrong)?;
-        let pods: Api<Pod> = Api::namespaced(client, namespace);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let made = pods.create(&PostParams::default(), &pod).await;
-        made.map_err(|error| {
+        let made = made.map_err(|error| {
             let (text, exit) = refusal(&format!("make a pod in namespace {namespace}"), &error);
             (format!("{text}; `pilot check --cluster` says what is missing"), exit)
         })?;
-        Ok(Self { pods, name: shape.name.clone() })
+        let secrets = login.map(|_| Api::namespaced(client.clone(), namespace));
+        let pod = Self { pods, secrets, name: shape.name.clone() };
+        let Some(login) = login else { return Ok(pod) };
+        let uid = made.metadata.uid.unwrap_or_default();
+        match login.hand_over(&client, namespace, Owner { name: &pod.name, uid: &uid }).await {
+            Ok(()) => Ok(pod),
+            Err(refusal) => {
+                // It would wait for its login for ever.
+                pod.remove().await?;
+                Err(refusal)
+            }
+        }
     }
 
     /// Its name.
@@ -120,8 +139,11 @@ impl RunPod {
         }
     }
 
-    /// Removes the pod, and waits until it is gone.
+    /// Removes the pod and its login, and waits until the pod is gone.
     pub(crate) async fn remove(&self) -> Result<(), Refusal> {
+        if let Some(secrets) = &self.secrets {
+            login::withdraw(secrets, &self.name).await;
+        }
         let params = DeleteParams { grace_period_seconds: Some(GRACE_S), ..DeleteParams::default() };
         let until = Instant::now() + END_WAIT;
         let mut asked = false;

@@ -20,6 +20,7 @@ pub(crate) mod attend;
 pub(crate) mod cluster;
 pub(crate) mod files;
 pub(crate) mod frame;
+pub(crate) mod login;
 pub(crate) mod session;
 
 use pilot_core::Outcome;

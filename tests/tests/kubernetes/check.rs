@@ -23,9 +23,15 @@ fn the_tiers_that_are_installed_are_found_and_each_lack_says_what_it_costs() {
     let answer = namespace.pilot(&words, "");
     assert_eq!(answer.code, 0, "{}", answer.stdout);
     let found = items(&answer);
-    for there in
-        ["bind", "prefetch", "your rights", "the pod", "no more than that", "images of the node are used"]
-    {
+    for there in [
+        "bind",
+        "prefetch",
+        "your rights",
+        "your registry logins",
+        "the pod",
+        "no more than that",
+        "images of the node are used",
+    ] {
         assert_eq!(is(&found, there), "there", "{there}");
     }
     for lacking in ["resize", "late credentials"] {
@@ -44,6 +50,7 @@ fn who_may_not_ask_is_told_so_and_a_namespace_without_the_account_is_refused() {
     words.extend(["--namespace", namespace.name()]);
     let found = items(&command("/usr/bin/env".as_ref(), &words, ""));
     assert_eq!((is(&found, "bind"), is(&found, "your rights")), ("unknown", "lacking"));
+    assert_eq!(is(&found, "your registry logins"), "lacking");
     let mut words = CHECK.to_vec();
     words.extend(["--namespace", "no-such-namespace"]);
     let answer = namespace.pilot(&words, "");

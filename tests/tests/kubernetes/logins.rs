@@ -8,7 +8,7 @@ use crate::images::{bad, line, works};
 use crate::neighbour::restarts;
 
 /// An image in the registry that lets in alice alone.
-fn private_image(node: &Node, name: &str) -> String {
+pub(crate) fn private_image(node: &Node, name: &str) -> String {
     let folder = tempfile::tempdir().expect("tempdir");
     let spec = image_store::layout::ImageSpec { env: vec![format!("SECRET={name}")], ..shell() };
     busybox_image(folder.path(), &spec).expect("busybox-static");

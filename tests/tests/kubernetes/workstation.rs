@@ -1,17 +1,19 @@
 //! `pilot run --backend kubernetes` from a workstation: the files of `pilot run`, a pod that is made for them, nothing left.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use pilot_tests::images::{busybox_image, shell};
-use pilot_tests::kube::{Answer, Namespace, SOON, images};
+use pilot_tests::kube::{Answer, Namespace, SOON, command, images};
 use pilot_tests::run::{dist, within};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A folder on this machine with an image, inputs and a workflow.
-struct Desk {
+pub(crate) struct Desk {
     folder: tempfile::TempDir,
-    namespace: Namespace,
+    pub(crate) namespace: Namespace,
+    /// More arguments of `pilot run`.
+    pub(crate) more: Vec<String>,
 }
 
 const WORKFLOW: &str = r#"
@@ -30,7 +32,10 @@ payloads:
 
 impl Desk {
     fn new(test: &str, workflow: &str) -> Self {
-        let namespace = Namespace::new(test, &[]);
+        Self::of(Namespace::new(test, &[]), workflow)
+    }
+
+    pub(crate) fn of(namespace: Namespace, workflow: &str) -> Self {
         let folder = tempfile::tempdir().expect("tempdir");
         let path = folder.path();
         busybox_image(&path.join("busybox"), &shell()).expect("busybox-static");
@@ -38,13 +43,20 @@ impl Desk {
         std::fs::write(path.join("data/file"), "one\n").expect("write");
         std::fs::write(path.join("data/folder/deep/other"), "two\n").expect("write");
         std::fs::write(path.join("w.yaml"), workflow).expect("write");
-        let registry = namespace.node().registry();
-        let rules = format!("registries: {{{registry:?}: {{insecure: true}}}}\n");
+        let node = namespace.node();
+        let plain =
+            [node.registry(), node.private_registry()].map(|host| format!("{host:?}: {{insecure: true}}"));
+        let rules = format!("registries: {{{}}}\n", plain.join(", "));
         std::fs::write(path.join("registries.yaml"), rules).expect("write");
-        Self { folder, namespace }
+        Self { folder, namespace, more: Vec::new() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
+        self.more.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -74,33 +86,46 @@ impl Desk {
         ];
         let mut words: Vec<String> = words.map(str::to_owned).to_vec();
         words.extend(["--registries".into(), path("registries.yaml"), "--out".into(), path("out")]);
-        words.extend(["--push".into(), format!("{}/desk", self.namespace.node().registry()), path("w.yaml")]);
+        if !self.more.iter().any(|word| word == "--push") {
+            words.extend(["--push".into(), format!("{}/desk", self.namespace.node().registry())]);
+        }
+        words.extend(self.more.iter().cloned());
+        words.push(path("w.yaml"));
         words
     }
 
-    fn run(&self) -> Answer {
-        let words = self.arguments();
+    pub(crate) fn run(&self) -> Answer {
+        self.run_as(&self.namespace.node().state().join("kubeconfig"), &[])
+    }
+
+    /// As somebody else, with these variables.
+    pub(crate) fn run_as(&self, kubeconfig: &Path, env: &[String]) -> Answer {
+        let (program, kubeconfig) = (dist().join("pilot"), format!("KUBECONFIG={}", kubeconfig.display()));
+        let mut words = vec![kubeconfig];
+        words.extend(env.iter().cloned());
+        words.push(program.display().to_string());
+        words.extend(self.arguments());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        self.namespace.pilot(&words, "")
+        command(Path::new("/usr/bin/env"), &words, "")
     }
 
     #[expect(clippy::disallowed_methods, reason = "it is to be killed while it runs")]
-    fn start(&self) -> Child {
+    pub(crate) fn start(&self) -> Child {
         Command::new(dist().join("pilot"))
             .args(self.arguments())
             .env("KUBECONFIG", self.namespace.node().state().join("kubeconfig"))
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(self.path("said")).expect("create"))
             .spawn()
             .expect("pilot")
     }
 
-    fn pods(&self) -> Vec<String> {
+    pub(crate) fn pods(&self) -> Vec<String> {
         let names = self.namespace.kubectl(&["get", "pods", "-o", "name"], "").good();
         names.lines().map(str::to_owned).collect()
     }
 
     /// Waits until a payload of the workflow runs in the pod.
-    fn until_sleeping(&self) {
+    pub(crate) fn until_sleeping(&self) {
         let runs = || {
             let Some(pod) = self.pods().first().cloned() else { return false };
             let ps = ["exec", pod.as_str(), "-c", "slot-0", "--", "ps"];
@@ -122,14 +147,14 @@ impl Images {
     }
 }
 
-const SLEEPS: &str = r#"
+pub(crate) const SLEEPS: &str = r#"
 apiVersion: latebind/v1
 metadata: {name: sleeps}
 payloads:
   - {name: sleep, image: "oci:busybox", command: [sleep, "300"], resources: {cpu: 100m, memory: 64Mi}}
 "#;
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
