@@ -28,6 +28,7 @@ pub(crate) fn payload(name: &str) -> Arc<Payload> {
         env: BTreeMap::new(),
         cwd: None,
         user: None,
+        needs_image_user: false,
         resources: Resources { cpu_millis: 500, memory_bytes: 64 << 20, disk_bytes: 1 << 20 },
         walltime_ms: None,
         grace_ms: 1000,

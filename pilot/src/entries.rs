@@ -102,9 +102,10 @@ fn payload(
         env: planned.environment(),
         cwd: spec.cwd.clone(),
         user: match spec.user {
-            workflow::User::Image => None,
+            workflow::User::Unsaid | workflow::User::Image => None,
             workflow::User::Ids { uid, gid } => Some((uid, gid.unwrap_or(uid))),
         },
+        needs_image_user: spec.user == workflow::User::Image,
         resources: Resources {
             cpu_millis: spec.resources.cpu_millicores,
             memory_bytes: spec.resources.memory_bytes,

@@ -31,6 +31,9 @@ pub struct Payload {
     pub cwd: Option<String>,
     /// Replaces the image's USER: user and group id.
     pub user: Option<(u32, u32)>,
+    /// The submitter insists on the image's USER, and does not just take it where nothing else is said.
+    #[serde(default)]
+    pub needs_image_user: bool,
     /// What it may use.
     pub resources: Resources,
     /// Longest run in milliseconds; `None` is no limit.
@@ -108,4 +111,19 @@ pub enum StageClass {
     File,
     /// Memory, made immutable by seals.
     Memory,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_spool_holds_from_before_is_read() {
+        let payload = crate::board::tests::payload("fit");
+        let mut kept = serde_json::to_value(&payload).expect("json");
+        for later in ["needs_image_user", "registry_auth"] {
+            kept.as_object_mut().expect("an object").remove(later).expect("it is written");
+        }
+        assert_eq!(serde_json::from_value::<Payload>(kept).expect("it is read"), *payload);
+    }
 }

@@ -90,6 +90,7 @@ impl Outside {
             env: BTreeMap::new(),
             cwd: None,
             user: None,
+            needs_image_user: false,
             resources: Resources { cpu_millis: 1000, memory_bytes: 256 << 20, disk_bytes: 1 << 30 },
             walltime_ms: None,
             grace_ms: 1000,

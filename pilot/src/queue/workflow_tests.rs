@@ -20,6 +20,7 @@ fn entry(name: &str, after: &[usize]) -> Entry {
         env: BTreeMap::new(),
         cwd: None,
         user: None,
+        needs_image_user: false,
         resources: Resources { cpu_millis: 1000, memory_bytes: 1 << 20, disk_bytes: 1 << 20 },
         walltime_ms: None,
         grace_ms: 1000,

@@ -104,7 +104,7 @@ pub struct Payload {
     /// Working directory, absolute. Default: the image's WORKDIR, else the payload's own folder.
     #[serde(default)]
     pub cwd: Option<Located<String>>,
-    /// Who the payload is in its container: `image` (the image's USER; the default), or a number, or `<uid>:<gid>`.
+    /// Who the payload is in its container: a number, `<uid>:<gid>`, or `image` (the image's USER, which a pod refuses). Default: the image's USER; in a pod the slot's user.
     #[serde(default)]
     pub user: Option<Located<Text>>,
     /// What the payload may use.

@@ -93,7 +93,9 @@ pub struct PayloadSpec {
 /// Who a payload is in its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
-    /// The image's USER.
+    /// The image's USER, or who its slot is where a slot has one user only.
+    Unsaid,
+    /// The image's USER, and nobody else.
     Image,
     /// These ids.
     Ids {

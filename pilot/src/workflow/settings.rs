@@ -91,7 +91,7 @@ pub(super) fn spec(
         args: payload.args.as_ref().map(|words| strings(words, complaints)),
         env,
         cwd: payload.cwd.as_ref().map(|path| cwd(path, complaints)),
-        user: payload.user.as_ref().map_or(User::Image, |text| user(text, complaints)),
+        user: payload.user.as_ref().map_or(User::Unsaid, |text| user(text, complaints)),
         resources: resources(payload.resources.as_ref(), inherited.resources, complaints),
         walltime_ms: match &payload.walltime {
             Some(text) => milliseconds("walltime", text, complaints),

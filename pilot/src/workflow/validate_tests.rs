@@ -32,7 +32,7 @@ fn a_payload_with_an_image_has_sensible_defaults() {
     assert!(payload.inputs.is_empty() && payload.needs.is_empty() && payload.environment().is_empty());
     let spec = &payload.spec;
     assert_eq!((spec.image.as_str(), &spec.command, &spec.args, &spec.cwd), ("oci:x", &None, &None, &None));
-    assert_eq!((spec.user, spec.rootfs, spec.network), (User::Image, Rootfs::ReadOnly, Network::Host));
+    assert_eq!((spec.user, spec.rootfs, spec.network), (User::Unsaid, Rootfs::ReadOnly, Network::Host));
     let resources = PlannedResources { cpu_millicores: 1000, memory_bytes: 1 << 30, disk_bytes: 1 << 30 };
     assert_eq!(spec.resources, resources);
     assert_eq!((spec.walltime_ms, spec.grace_ms, spec.retries, spec.at_most_once), (None, 10_000, 0, false));
@@ -47,6 +47,7 @@ defaults: {image: i, retries: 2, walltime: 1m, env: {A: 1, B: 2}, resources: {cp
 payloads:
 - {name: a, env: {B: 3}, resources: {memory: 1k}, grace: 0s}
 - {name: b, image: j, at_most_once: true, walltime: 2m, trust_group: h, user: 7}
+- {name: c, user: image}
 "#;
     let plan = plan(text).expect("the workflow is right");
     let (a, b) = (&plan.payloads[0].spec, &plan.payloads[1].spec);
@@ -57,6 +58,7 @@ payloads:
     assert_eq!((a.resources.cpu_millicores, a.resources.memory_bytes), (2000, 1000));
     assert_eq!((a.trust_group.as_deref(), b.trust_group.as_deref()), (Some("g"), Some("h")));
     assert_eq!((a.grace_ms, b.user), (0, User::Ids { uid: 7, gid: None }));
+    assert_eq!((a.user, plan.payloads[2].spec.user), (User::Unsaid, User::Image));
 }
 
 #[test]

@@ -50,6 +50,7 @@ pub fn payload(text: &str) -> Payload {
         env: BTreeMap::new(),
         cwd: None,
         user: None,
+        needs_image_user: false,
         resources: Resources { cpu_millis: 1000, memory_bytes: 64 << 20, disk_bytes: 64 << 20 },
         walltime_ms: None,
         grace_ms: 1000,

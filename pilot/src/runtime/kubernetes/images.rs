@@ -137,13 +137,16 @@ pub(super) fn salted_idle(idle: &str, epoch: Epoch) -> String {
 
 /// What a slot of a pod can't do for a payload, whatever the image.
 pub(super) fn objection(payload: &Payload, slot: &SlotShape, resizes: bool) -> Option<String> {
-    let Payload { user, resources, writable_root, host_network, .. } = payload;
-    if let Some((uid, _)) = user
-        && Some(i64::from(*uid)) != slot.uid
-    {
+    let Payload { user, needs_image_user, resources, writable_root, host_network, .. } = payload;
+    let wanted = match user {
+        Some((uid, _)) if Some(i64::from(*uid)) != slot.uid => Some(format!("user {uid}")),
+        None if *needs_image_user => Some("its image's user".to_owned()),
+        Some(_) | None => None,
+    };
+    if let Some(wanted) = wanted {
         let own = slot.uid.map_or("the pod's".to_owned(), |uid| uid.to_string());
         return Some(format!(
-            "it asks to be user {uid}, and in a pod every payload is its slot's user ({own}); leave user out"
+            "it asks to be {wanted}, and in a pod every payload is its slot's user ({own}); leave user out"
         ));
     }
     if !host_network {

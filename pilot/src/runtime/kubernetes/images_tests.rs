@@ -91,6 +91,8 @@ fn what_a_slot_can_not_do_is_said_with_what_to_do() {
     let said = |payload: Payload| objection(&payload, &slot(), false).unwrap_or_default();
     let user = said(Payload { user: Some((0, 0)), ..fitting() });
     assert!(user.contains("user 0") && user.contains("10001") && user.contains("leave user out"), "{user}");
+    let image = said(Payload { needs_image_user: true, ..fitting() });
+    assert!(image.contains("its image's user") && image.contains("leave user out"), "{image}");
     let network = said(Payload { host_network: false, ..fitting() });
     assert!(network.contains("no network") && network.contains("leave network out"), "{network}");
     let root = said(Payload { writable_root: true, ..fitting() });
