@@ -15,7 +15,7 @@
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, RawDir, ResolveFlags, chmod, fstat, openat, openat2, renameat,
@@ -25,6 +25,8 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 use wire::slot::CleanReport;
 
+use crate::ran;
+
 /// A folder to clean.
 #[derive(Clone, Copy, Debug)]
 pub struct Root<'a> {
@@ -32,6 +34,8 @@ pub struct Root<'a> {
     pub path: &'a str,
     /// Names in it that stay, with all that is in them.
     pub keep: &'a [&'a str],
+    /// Names of regular files in it that stay; anything else of such a name does not.
+    pub keep_files: &'a [&'a str],
     /// Remove symbolic links only, and enter no folder.
     pub links_only: bool,
     /// Count what is removed as IPC objects.
@@ -42,22 +46,29 @@ impl<'a> Root<'a> {
     /// A folder in which nothing stays.
     #[must_use]
     pub const fn all(path: &'a str) -> Self {
-        Self { path, keep: &[], links_only: false, ipc: false }
+        Self { path, keep: &[], keep_files: &[], links_only: false, ipc: false }
+    }
+
+    fn keeps_file(&self, name: &[u8], kind: FileType) -> bool {
+        kind == FileType::RegularFile && self.keep_files.iter().any(|keep| keep.as_bytes() == name)
     }
 }
 
 /// What Clean empties in a slot. Outputs in `/stage/out` are the pilot's to keep or drop; links there lead nowhere once
 /// the holder is gone. POSIX message queues are files where their file system is mounted.
 pub const ROOTS: &[Root<'static>] = &[
-    Root { path: "/stage", keep: &["in", "out"], links_only: false, ipc: false },
+    Root { keep: &["in", "out"], ..Root::all("/stage") },
     Root::all("/stage/in"),
-    Root { path: "/stage/out", keep: &[], links_only: true, ipc: false },
+    Root { links_only: true, ..Root::all("/stage/out") },
     Root::all("/tmp"),
     Root::all("/var/tmp"),
     Root::all("/dev/shm"),
     Root::all("/work"),
-    Root { path: "/dev/mqueue", keep: &[], links_only: false, ipc: true },
+    Root { ipc: true, ..Root::all("/dev/mqueue") },
 ];
+
+/// The folder of launch markers, below the control folder: in a pod a payload can write there.
+const MARKERS: Root<'static> = Root { keep_files: &[ran::MARKER], ..Root::all(ran::FOLDER) };
 
 /// Room for a listing of a folder that is as it should be; a longer one takes more calls, not more room.
 const LISTING_BYTES: usize = 1024;
@@ -75,6 +86,17 @@ pub fn folders(roots: &[Root<'_>], report: &mut CleanReport) {
     }
 }
 
+/// Cleans what a payload left among the launch markers of a control folder; the record of launches stays.
+pub fn markers(control: BorrowedFd<'_>, report: &mut CleanReport) {
+    let name = CString::new(MARKERS.path).unwrap_or_default();
+    match open_beneath(control, &name, FOLDER) {
+        Ok(folder) => clean_root(&MARKERS, &folder, report),
+        // Who launched nothing needs none.
+        Err(Errno::NOENT) => {}
+        Err(_) => report.failures = report.failures.saturating_add(1),
+    }
+}
+
 /// Whether one short listing shows that nothing is to be done: the usual case, for a fraction of a walk's price.
 fn is_clean(root: &Root<'_>, folder: &OwnedFd) -> bool {
     let mut space = [MaybeUninit::uninit(); LISTING_BYTES];
@@ -85,6 +107,7 @@ fn is_clean(root: &Root<'_>, folder: &OwnedFd) -> bool {
         let kind = entry.file_type();
         let stays = matches!(name, b"." | b"..")
             || root.keep.iter().any(|keep| keep.as_bytes() == name)
+            || root.keeps_file(name, kind)
             || root.links_only && !matches!(kind, FileType::Symlink | FileType::Unknown);
         if !stays {
             return false;
@@ -192,7 +215,9 @@ impl Walk<'_> {
         let Ok(stat) = statat(&level.folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return Fate::Stays };
         let kind = FileType::from_raw_mode(stat.st_mode);
         let own = stat.st_uid == geteuid().as_raw();
-        if self.root.links_only && kind != FileType::Symlink {
+        if self.root.links_only && kind != FileType::Symlink
+            || levels.len() == 1 && self.root.keeps_file(name.to_bytes(), kind)
+        {
             return Fate::Stays;
         }
         if kind != FileType::Directory {
@@ -262,7 +287,7 @@ impl Walk<'_> {
 
 /// Opens a folder for emptying. One of ours is made accessible first, through a descriptor that needs no permission.
 fn enter(parent: &OwnedFd, name: &CStr, own: bool) -> Result<OwnedFd, Errno> {
-    let path = open_beneath(parent, name, FOLDER.difference(OFlags::RDONLY).union(OFlags::PATH))?;
+    let path = open_beneath(parent.as_fd(), name, FOLDER.difference(OFlags::RDONLY).union(OFlags::PATH))?;
     let all = Mode::RWXU;
     if own && !Mode::from_raw_mode(fstat(&path)?.st_mode).contains(all) {
         // fchmod(2) refuses such a descriptor; its name in /proc is the same file, whatever happens to paths.
@@ -271,7 +296,7 @@ fn enter(parent: &OwnedFd, name: &CStr, own: bool) -> Result<OwnedFd, Errno> {
     openat(&path, c".", FOLDER, Mode::empty())
 }
 
-fn open_beneath(parent: &OwnedFd, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+fn open_beneath(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use wire::slot::CleanReport;
 
-use super::{Root, folders};
+use super::{Root, folders, markers};
 
 fn clean(root: Root<'_>) -> CleanReport {
     let mut report = CleanReport::default();
@@ -100,4 +100,34 @@ fn a_root_that_is_missing_or_a_link_is_left_alone() {
     assert_eq!(clean(Root::all(path(&base.path().join("none")))), CleanReport::default());
     assert_eq!(clean(Root::all(path(&base.path().join("link")))), CleanReport::default());
     assert!(base.path().join("file").exists());
+}
+
+#[test]
+fn among_the_markers_only_the_record_of_launches_stays() {
+    let base = tempfile::tempdir().expect("tempdir");
+    let control = fs::File::open(base.path()).expect("open");
+    let clean = || {
+        let mut report = CleanReport::default();
+        markers(std::os::fd::AsFd::as_fd(&control), &mut report);
+        report
+    };
+    assert_eq!(clean(), CleanReport::default(), "without a folder");
+    let ran = base.path().join("ran");
+    fs::create_dir(&ran).expect("mkdir");
+    fs::write(ran.join("latest"), "x").expect("write");
+    fs::write(base.path().join("sock"), "").expect("write");
+    assert_eq!(clean(), CleanReport::default());
+    fs::create_dir_all(ran.join("deep/latest")).expect("mkdir");
+    fs::write(ran.join("deep/latest/latest"), "x").expect("write");
+    fs::set_permissions(ran.join("deep"), fs::Permissions::from_mode(0o000)).expect("chmod");
+    assert_eq!(clean(), CleanReport { files: 3, ..CleanReport::default() });
+    assert!(ran.join("latest").exists() && base.path().join("sock").exists());
+    // In place of the record.
+    fs::remove_file(ran.join("latest")).expect("remove");
+    fs::create_dir_all(ran.join("latest/deep")).expect("mkdir");
+    assert_eq!(clean(), CleanReport { files: 2, ..CleanReport::default() });
+    assert!(is_empty(&ran));
+    symlink("../sock", ran.join("latest")).expect("symlink");
+    assert_eq!(clean(), CleanReport { files: 1, ..CleanReport::default() });
+    assert!(base.path().join("sock").exists());
 }

@@ -155,6 +155,7 @@ impl Shim {
         self.clean_wanted = false;
         let mut report = CleanReport { processes: killed, ..CleanReport::default() };
         clean::folders(ROOTS, &mut report);
+        clean::markers(self.link.control(), &mut report);
         ipc::remove_own(geteuid().as_raw(), &mut report);
         sys::clear_keyrings();
         if Standing::now() != self.standing || self.processes.check().is_err() {

@@ -19,8 +19,8 @@
 //! # Guarantees
 //! - A launch id runs at most once, also after a restart: it is written down before the fork, and the latest 1024 are
 //!   remembered.
-//! - After a Clean without failures there is no process of the payload, nothing of it in [`clean::ROOTS`], no System V
-//!   object, no limit or priority of ours that it changed. After one with failures nothing more is launched.
+//! - After a Clean without failures there is no process of the payload, nothing of it in [`clean::ROOTS`] or beside the record of
+//!   launches, no System V object, no limit or priority of ours that it changed. After one with failures nothing more is launched.
 //! - When `Exited` is sent, no process of the payload is left but zombies of a holder that the payload has taken over.
 //! - Nothing that the pilot or the payload sends makes it panic.
 //! - With `LATEBIND_CONFINE=pod` nobody whom PID 1 started can use System V IPC or POSIX message queues, for whatever ABI

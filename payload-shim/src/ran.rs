@@ -17,7 +17,11 @@ use wire::slot::LaunchId;
 
 use crate::failure::Failure;
 
-/// The file, below the control folder. The pilot makes its folder.
+/// The folder, below the control folder. The pilot makes it.
+pub(crate) const FOLDER: &str = "ran";
+/// The file in it.
+pub(crate) const MARKER: &str = "latest";
+/// The same, below the control folder.
 const FILE: &str = "ran/latest";
 /// Launches that are remembered.
 pub(crate) const RECORDS_MAX: usize = 1024;

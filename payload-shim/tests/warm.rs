@@ -5,7 +5,7 @@ mod common;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use common::{exec, in_greeted_slots, memory, pipe, python, read_all, read_line};
+use common::{Setup, exec, in_greeted_slots, in_slots, memory, pipe, python, read_all, read_line};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use wire::slot::*;
 
@@ -146,6 +146,27 @@ fn what_a_payload_does_to_the_standing_of_pid_1_makes_clean_fail_and_nothing_run
             assert!(matches!(refusal, LaunchRefusal::Failed { step, .. } if step == "clean"));
         });
     }
+}
+
+#[test]
+fn what_a_payload_makes_among_the_launch_markers_is_cleaned_and_the_record_of_launches_stays() {
+    let setup = Setup { extra: "mkdir ran; mount --bind $BASE/control/ran ran", ..Setup::default() };
+    in_slots("markers", setup, |slot| {
+        slot.greet(10_000);
+        let launch = slot.shell("mkdir -p /ran/a/b; echo x > /ran/a/b/c; chmod 0 /ran/a; echo x > /ran/d");
+        let (report, output) = slot.run(&launch);
+        assert_eq!(report.status, WaitStatus::Exited(0), "{output}");
+        assert_eq!(slot.clean(), CleanReport { files: 4, ..CleanReport::default() });
+        assert_eq!(slot.run_shell("ls -A /ran"), "latest\n");
+        slot.clean();
+        assert_eq!(slot.refused(&launch, &[]), LaunchRefusal::AlreadyRun);
+        // One that puts something else in place of the record does not keep the next from running.
+        slot.run_shell("rm /ran/latest; mkdir /ran/latest; echo x > /ran/latest/e");
+        assert_eq!(slot.clean(), CleanReport { files: 2, ..CleanReport::default() });
+        assert_eq!(slot.run_shell("ls -A /ran"), "");
+        slot.clean();
+        assert_eq!(slot.refused(&launch, &[]), LaunchRefusal::AlreadyRun);
+    });
 }
 
 #[test]
