@@ -256,3 +256,16 @@ fn a_token_that_was_renewed_is_taken_up_without_a_restart() {
     assert_eq!(pod.payload(&run, "p")["tries"], 1);
     assert_eq!(host.pilot().map(|pilot| pilot.pid), pilot.map(|pilot| pilot.pid), "the pilot was restarted");
 }
+
+#[test]
+fn what_a_payload_leaves_among_the_launch_markers_is_cleaned_and_its_slot_stays_warm() {
+    let namespace = Namespace::new("markers", &[]);
+    let pod = namespace.pod(&Shape { slots: 1, cpu: "200m".into(), ..Shape::default() });
+    let leave = "cd /.latebind/control/ran && mkdir -p a/b && echo x > a/b/c && chmod 0 a && echo left";
+    let run = pod.run_well(&flow(&[sh(&namespace, "leaves", leave, "")]));
+    assert_eq!(pod.output(&run, "leaves"), "left\n");
+    let bound = crate::neighbour::restarts(&pod, "slot-0");
+    let run = pod.run_well(&flow(&[sh(&namespace, "looks", "ls -A /.latebind/control/ran", "")]));
+    assert_eq!(pod.output(&run, "looks"), "latest\n");
+    assert_eq!(crate::neighbour::restarts(&pod, "slot-0"), bound, "the slot did not stay warm");
+}

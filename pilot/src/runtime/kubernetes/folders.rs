@@ -101,7 +101,8 @@ impl SlotFolders {
         let former = self.record.with_file_name(format!("former-{:08x}", fastrand::u32(..)));
         fs::rename(&markers, &former)?;
         make(&markers, OPEN)?;
-        // Folders in it are another user's. They stay, where no payload sees them.
+        // A shim cleans here too, but one that was killed has not: folders of its payload are another user's, and stay where no
+        // payload sees them.
         let _ = fs::remove_dir_all(&former);
         Ok(())
     }
