@@ -47,6 +47,13 @@ enum Refusal {
     Final(Fault),
 }
 
+/// The answer to a change of the pod.
+pub(super) struct Changed {
+    pub(super) pod: Pod,
+    /// It was asked for before, and perhaps done: the pod may have gone on since.
+    pub(super) asked_before: bool,
+}
+
 impl OwnPod {
     pub(super) fn new(client: Client, namespace: &str, name: &str) -> Self {
         Self {
@@ -98,7 +105,7 @@ impl OwnPod {
         image: &str,
         nonce: &str,
         until: Instant,
-    ) -> Result<Pod, Fault> {
+    ) -> Result<Changed, Fault> {
         let change = json!({
             "metadata": {"annotations": {annotation(slot): nonce}},
             "spec": {"containers": [{"name": slot, "image": image}]},
@@ -115,7 +122,7 @@ impl OwnPod {
         until: Instant,
     ) -> Result<(), Fault> {
         let (size, asked) = (Size { cpu_millis, memory_bytes }, Instant::now());
-        let mut pod = self.insist(Some("resize"), &sized(slot, size), until).await?;
+        let mut pod = self.insist(Some("resize"), &sized(slot, size), until).await?.pod;
         let generation = pod.metadata.generation;
         let fault = loop {
             match view::resizing(&pod, slot, size, generation) {
@@ -162,13 +169,14 @@ impl OwnPod {
     }
 
     /// Tries until it is done, refused or late.
-    async fn insist(&self, part: Option<&str>, change: &Value, until: Instant) -> Result<Pod, Fault> {
-        let mut pause = PAUSES[0];
+    async fn insist(&self, part: Option<&str>, change: &Value, until: Instant) -> Result<Changed, Fault> {
+        let (mut pause, mut asked_before) = (PAUSES[0], false);
         loop {
             match self.patch(part, change).await {
-                Ok(pod) => return Ok(pod),
+                Ok(pod) => return Ok(Changed { pod, asked_before }),
                 Err(refusal) => wait(refusal, &mut pause, until).await?,
             }
+            asked_before = true;
         }
     }
 

@@ -27,6 +27,7 @@ use wire::slot::{CleanReport, ExitReport, Nonce, ShimState, ToShim};
 use wire::version::PROTOCOL;
 
 use super::Shared;
+use super::api::Changed;
 use super::folders::{OPEN, SlotFolders};
 use super::inputs::empty;
 use super::view::{self, SlotShape};
@@ -166,8 +167,9 @@ impl Live {
         self.resize(payload, until).await?;
         let reference = image.salted(epoch);
         let nonce = self.nonce.to_hex();
-        let pod = self.shared.pod.set_image(&self.shape.name, &reference, &nonce, until).await?;
-        self.before = view::containers(&pod, &self.shape.name);
+        let changed = self.shared.pod.set_image(&self.shape.name, &reference, &nonce, until).await?;
+        let Changed { pod, asked_before } = &changed;
+        self.before = view::containers_before(pod, &self.shape.name, *asked_before, &self.before);
         // What a webhook made of the name is as good: the digest says which image it is, and the nonce that it is this one.
         let met = self.until_met(&reference).await;
         if let Some(logins) = logins {

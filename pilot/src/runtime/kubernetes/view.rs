@@ -111,10 +111,17 @@ pub(super) fn ended_containers(pod: &Pod, slot: &str) -> BTreeSet<String> {
     states.filter_map(|state| state.terminated.as_ref()?.container_id.clone()).collect()
 }
 
-/// The same, with the one that runs.
-pub(super) fn containers(pod: &Pod, slot: &str) -> BTreeSet<String> {
+/// The containers that a slot had before its image was changed, as far as `pod`, which answered the change, tells. One that
+/// runs is the new one, perhaps, when the change was `asked_before`: then it counts only among those that were `known`.
+pub(super) fn containers_before(
+    pod: &Pod,
+    slot: &str,
+    asked_before: bool,
+    known: &BTreeSet<String>,
+) -> BTreeSet<String> {
+    let runs = status(pod, slot).and_then(|status| status.container_id.clone());
     let mut ids = ended_containers(pod, slot);
-    ids.extend(status(pod, slot).and_then(|status| status.container_id.clone()));
+    ids.extend(runs.filter(|id| !asked_before || known.contains(id)));
     ids
 }
 

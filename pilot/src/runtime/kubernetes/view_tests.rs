@@ -162,8 +162,28 @@ fn containers_are_known_by_their_ids() {
     );
     assert_eq!(ended_containers(&pod, "slot-0"), BTreeSet::from(["containerd://b".to_owned()]));
     let both = BTreeSet::from(["containerd://b".to_owned(), "containerd://c".to_owned()]);
-    assert_eq!(containers(&pod, "slot-0"), both);
-    assert_eq!(containers(&pod, "slot-1"), BTreeSet::new());
+    assert_eq!(containers_before(&pod, "slot-0", false, &BTreeSet::new()), both);
+    assert_eq!(containers_before(&pod, "slot-1", false, &BTreeSet::new()), BTreeSet::new());
+}
+
+#[test]
+fn a_container_that_came_while_its_change_was_asked_for_again_is_not_one_from_before() {
+    // The first request's answer was lost; it had taken effect, and c is its container.
+    let asked_again = slot(
+        IMAGE,
+        json!({"containerID": "containerd://c", "state": {"running": {}}, "lastState": ending("containerd://b", "Error", 143)}),
+    );
+    let before = containers_before(&asked_again, "slot-0", true, &BTreeSet::new());
+    let killed = slot(
+        IMAGE,
+        json!({"containerID": "containerd://c", "state": ending("containerd://c", "OOMKilled", 137), "lastState": ending("containerd://b", "Error", 143)}),
+    );
+    let ended = ended(&killed, "slot-0", &before).expect("it ended");
+    assert_eq!((ended.container_id.as_deref(), out_of_memory(ended)), (Some("containerd://c"), true));
+    // It had taken no effect yet: c was there already when the slot was bound the last time.
+    let known = BTreeSet::from(["containerd://c".to_owned()]);
+    let both = BTreeSet::from(["containerd://b".to_owned(), "containerd://c".to_owned()]);
+    assert_eq!(containers_before(&asked_again, "slot-0", true, &known), both);
 }
 
 #[test]
