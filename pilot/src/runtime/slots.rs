@@ -106,8 +106,28 @@ impl SlotListener {
     /// # Errors
     /// As [`SlotListener::accept_proven`].
     pub async fn accept_any(&self, nonces: &[Nonce]) -> Result<Caller, SlotError> {
-        // A shim that is idle calls again when it is hung up on; this one is about to be replaced.
+        self.accept_or_keep(nonces, &mut None).await
+    }
+
+    /// Waits for the shim that knows `nonce`. When none has come after `wait`, an idle one is taken that has called meanwhile:
+    /// whoever is in the slot can call as one, so where something may run its word is worth less than the proof that may follow.
+    ///
+    /// # Errors
+    /// As [`SlotListener::accept_proven`].
+    pub async fn accept_before_idle(
+        &self,
+        nonce: Nonce,
+        wait: Duration,
+    ) -> Result<Option<Caller>, SlotError> {
         let mut idle = None;
+        match tokio::time::timeout(wait, self.accept_or_keep(&[nonce], &mut idle)).await {
+            Ok(met) => met.map(Some),
+            Err(_late) => Ok(idle),
+        }
+    }
+
+    /// Keeps the last idle caller that is none of those who are waited for.
+    async fn accept_or_keep(&self, nonces: &[Nonce], idle: &mut Option<Caller>) -> Result<Caller, SlotError> {
         let mut strangers = 0;
         while strangers < STRANGERS_MAX {
             let connection = self.accept().await?;
@@ -119,8 +139,11 @@ impl SlotListener {
                     }
                     return Ok(Caller { connection, nonce, state });
                 }
-                Ok(Ok(Some(FromShim::Hello { nonce, .. }))) if nonce.is_idle() => {
-                    drop(idle.replace(connection));
+                // It calls again when it is hung up on, and is about to be replaced.
+                Ok(Ok(Some(FromShim::Hello { protocol, nonce, state })))
+                    if nonce.is_idle() && PROTOCOL.understands(protocol) =>
+                {
+                    *idle = Some(Caller { connection, nonce, state });
                 }
                 _ => tracing::warn!("a connection to the slot's socket did not prove itself"),
             }
@@ -246,3 +269,7 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "slots_tests.rs"]
+mod tests;

@@ -1,9 +1,13 @@
 //! Pilots that are killed and come back, pods that go, shims that are killed under their payload, pilots that end.
 
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use pilot_tests::kube::{Host, Namespace, Pod, SOON, Shape, busybox_spec, kill, push};
 use pilot_tests::run::within;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use wire::slot::{FromShim, Nonce, ShimState};
+use wire::version::PROTOCOL;
 
 use super::basics::{flow, sh};
 
@@ -74,6 +78,41 @@ fn a_pilot_that_is_killed_comes_back_and_adopts_what_runs_and_what_ended_meanwhi
     assert!(row["outcome"].as_str().is_some_and(|text| text.contains("exit code 7")), "{row:#}");
     assert_eq!(pod.output(&second, "ends"), "started\ndone\ngone\n");
     assert_eq!(pod.payload(&second, "waits")["state"], "succeeded");
+}
+
+/// Calls on a slot's socket as an idle shim, as whatever runs in the slot can; `None` while nobody listens there.
+fn call_as_idle(host: &Host, slot: u32) -> Option<OwnedFd> {
+    // The path is too long for an address.
+    let control = std::fs::File::open(host.share().join(format!("slots/{slot}/control"))).ok()?;
+    let path = format!("/proc/self/fd/{}/sock", control.as_raw_fd());
+    let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(kind.0, kind.1, kind.2, None).expect("socket");
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path.as_str()).expect("address")).ok()?;
+    let hello = FromShim::Hello { protocol: PROTOCOL, nonce: Nonce::IDLE, state: ShimState::Idle };
+    wire::frame::send(socket.as_fd(), &wire::encode(&hello).expect("encode"), &[]).ok()?;
+    Some(socket)
+}
+
+#[test]
+fn whoever_calls_as_an_idle_shim_keeps_nothing_from_being_adopted() {
+    let namespace = Namespace::new("idle_call", &[]);
+    let pod = namespace.pod(&one());
+    let host = pod.host();
+    let run = pod.submit(&flow(&[sh(&namespace, "waits", WAITS, "at_most_once: true")]));
+    pod.until_output(&run, "waits", "started\n");
+    let before = kill_pilot(&host);
+    // The first to call, most likely: the shim's next turn is some hundred milliseconds away.
+    let mut line = None;
+    let called = || {
+        line = call_as_idle(&host, 0);
+        line.is_some()
+    };
+    assert!(within(SOON, called), "nobody listened");
+    until_next(&pod, &host, before);
+    assert!(within(SOON, || pod.pilot_log().contains("1 adopted")), "{}", pod.pilot_log());
+    host.touch_work(0, "go");
+    assert_eq!(pod.wait(&run, SOON).code, 0, "{:#} {}", pod.payload(&run, "waits"), pod.pilot_log());
+    assert_eq!(pod.output(&run, "waits"), "started\ndone\n");
 }
 
 #[test]

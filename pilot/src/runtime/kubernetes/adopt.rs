@@ -4,6 +4,7 @@
 //! ```text
 //!   record? ─no───────────────────────────────────────> as new
 //!      │ a shim comes with its nonce? ─no─────────────> as new (launched: lost)
+//!      │    (an idle one is believed only when none has come: what runs may call as one)
 //!      │ it runs, or ended, the launch of the record? ─no──> cleaned at the next bind
 //!      └─ its outputs can still be kept? ─no──────────> ended (launched: lost)
 //!           └─> adopted
@@ -13,14 +14,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pilot_core::{ClaimId, Fault, SlotId};
-use wire::slot::{ExitReport, ShimState};
+use pilot_core::{ClaimId, Epoch, Fault, SlotId};
+use wire::slot::{ExitReport, Nonce, ShimState};
 
 use super::KubernetesRuntime;
-use super::live::{Live, Stands};
+use super::live::{Live, ShimGone, Stands};
 use super::view;
 use crate::runtime::adoption::{Found, Inventory};
-use crate::runtime::launching::log_path;
+use crate::runtime::launching::{log_path, slot_fault};
 use crate::runtime::record::{LaunchLog, Launched, Record, boot_ms};
 
 /// A shim whose pilot has gone looks for a new one several times a second.
@@ -83,7 +84,11 @@ impl Live {
         let claim = record.launch.as_ref().map(Launched::claim);
         let epoch = record.launch.as_ref().map(Launched::epoch).unwrap_or_default();
         self.stands = Stands::Broken { gone: false };
-        let (state, launch) = match (self.greet(nonce, epoch, SHIM_RETURNS).await, record.launch) {
+        let met = match &record.launch {
+            None => self.greet(nonce, epoch, SHIM_RETURNS).await,
+            Some(_) => self.greet_running(nonce, epoch).await,
+        };
+        let (state, launch) = match (met, record.launch) {
             (Ok((theirs, state)), launch) if theirs == nonce && !nonce.is_idle() => (state, launch),
             (Ok(_idle), _) => {
                 self.stands = Stands::Idle;
@@ -103,6 +108,17 @@ impl Live {
             // says which claims may have run.
             _ => Ok(None),
         }
+    }
+
+    /// Waits for the shim of what was launched. Whatever runs can reach the socket, and the nonce of an idle shim is no secret:
+    /// who calls as one is put off until the true one has had its time.
+    async fn greet_running(&mut self, nonce: Nonce, epoch: Epoch) -> Result<(Nonce, ShimState), Fault> {
+        self.listen()?;
+        let listener = self.listener.as_ref().ok_or_else(|| slot_fault(&ShimGone))?;
+        let met = listener.accept_before_idle(nonce, SHIM_RETURNS).await;
+        let caller = met.map_err(|error| slot_fault(&error))?.ok_or_else(|| slot_fault(&ShimGone))?;
+        self.welcome(caller.connection, epoch).await?;
+        Ok((caller.nonce, caller.state))
     }
 
     /// Makes this pilot's own what the payload writes.
