@@ -159,7 +159,22 @@ pub struct Board {
     totals: Totals,
     durations: Durations,
     stages: StagesHeld,
+    /// What an earlier life of the pilot left is not known yet.
+    looks_back: bool,
     stopping: bool,
+}
+
+/// A payload that was found running.
+#[derive(Clone, Debug)]
+pub struct Going {
+    /// Where.
+    pub slot: SlotId,
+    /// Since which epoch of the slot.
+    pub epoch: Epoch,
+    /// What.
+    pub payload: Arc<Payload>,
+    /// Which try of it.
+    pub attempt: u32,
 }
 
 impl Board {
@@ -179,8 +194,31 @@ impl Board {
                 clean: Histogram::new(SHORT),
             },
             stages: StagesHeld::default(),
+            looks_back: false,
             stopping: false,
         }
+    }
+
+    /// It looks for what an earlier life of it left: nothing can be said of its slots.
+    pub fn look_back(&mut self) {
+        self.looks_back = true;
+    }
+
+    /// That is known now.
+    pub fn on_found(&mut self, at: Duration, going: impl IntoIterator<Item = Going>) {
+        self.looks_back = false;
+        for Going { slot, epoch, payload, attempt } in going {
+            if let Some(seat) = self.seats.get_mut(slot.0 as usize) {
+                *seat =
+                    Seat { epoch, phase: PhaseName::Running, since: at, payload: Some((payload, attempt)) };
+            }
+        }
+    }
+
+    /// Whether it still looks for what an earlier life of it left.
+    #[must_use]
+    pub fn looks_back(&self) -> bool {
+        self.looks_back
     }
 
     /// Something happened.
@@ -288,10 +326,10 @@ impl Board {
         self.stages
     }
 
-    /// Whether it takes work: nobody told it to end, and a slot is left.
+    /// Whether it takes work: it has looked back, nobody told it to end, and a slot is left.
     #[must_use]
     pub fn ready(&self) -> bool {
-        !self.stopping && self.seats.iter().any(|seat| seat.phase != PhaseName::Retired)
+        !self.looks_back && !self.stopping && self.seats.iter().any(|seat| seat.phase != PhaseName::Retired)
     }
 
     /// Slots in a phase.
@@ -368,6 +406,19 @@ impl LiveBoard {
     #[must_use]
     pub fn new(identity: Identity) -> Self {
         Self { board: Arc::new(Mutex::new(Board::new(identity))), began: Instant::now(), stages: None }
+    }
+
+    /// One that first looks for what an earlier life of it left, until [`LiveBoard::found`].
+    #[must_use]
+    pub fn looking_back(self) -> Self {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).look_back();
+        self
+    }
+
+    /// What an earlier life of the pilot left is known.
+    pub fn found(&self, going: impl IntoIterator<Item = Going>) {
+        let at = self.began.elapsed();
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).on_found(at, going);
     }
 
     /// Lets it ask what stages take up each time that it is read, and at no other time.

@@ -8,7 +8,7 @@ use pilot_core::{
     ClaimId, Conclusion, Epoch, EventName, Fault, FaultClass, Outcome, PhaseName, SlotId, StopCause,
 };
 
-use super::{Board, Identity, StagesHeld};
+use super::{Board, Going, Identity, StagesHeld};
 use crate::payload::{Payload, Resources};
 use crate::progress::Progress;
 
@@ -152,6 +152,21 @@ fn a_pilot_is_ready_until_it_stops_or_has_no_slot_left() {
     };
     retired.take(Duration::ZERO, &last);
     assert!(!retired.ready());
+}
+
+#[test]
+fn a_pilot_that_looks_back_takes_no_work_until_it_knows_what_goes_on() {
+    let mut board = board();
+    board.look_back();
+    assert!(board.looks_back() && !board.ready());
+    let going =
+        |slot, name| Going { slot: SlotId(slot), epoch: Epoch(4), payload: payload(name), attempt: 2 };
+    board.on_found(Duration::from_secs(3), [going(1, "fit"), going(9, "none")]);
+    assert!(!board.looks_back() && board.ready());
+    assert_eq!(board.slot_running("zpeak.7", "fit"), Some(SlotId(1)));
+    let seat = &board.seats()[1];
+    assert_eq!((seat.epoch, seat.since), (Epoch(4), Duration::from_secs(3)));
+    assert_eq!(board.slots_in(PhaseName::Idle), 1);
 }
 
 #[test]

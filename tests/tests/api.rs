@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use pilot::entries::entries;
 use pilot::queue::spool::submission;
 use pilot::workflow::{Disk, load};
+use pilot_tests::baseline::reap;
 use pilot_tests::run::{Ran, SOON, Site, flow, sh, signal, within};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -286,4 +287,34 @@ fn ticks(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
     let fields: Vec<&str> = text.rsplit_once(") ").expect("name").1.split(' ').collect();
     fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
+}
+
+#[test]
+fn a_pilot_that_was_started_again_says_nothing_before_it_knows_what_goes_on() {
+    let Some(site) = Site::new("a_pilot_that_was_started_again_says_nothing") else { return };
+    let mut first = Served::begin(&site, &[]);
+    let run = first.submit(&flow(&[sh("fit", WAITS, "")]));
+    site.wait_for("fit", "up");
+    let mut killed = first.pilot.take().expect("pilot");
+    killed.kill().expect("kill");
+    killed.wait().expect("wait");
+    // It lives, and has hardly begun.
+    let served = Served::begin(&site, &[]);
+    let ran = served.top(&["--output", "json"]);
+    let picture: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    if let Some(slots) = picture["pilots"][0]["slots"].as_array() {
+        assert!(slots.iter().any(|slot| slot["payload"]["name"] == "fit"), "{picture:#}");
+        let ready = served.get("/readyz");
+        assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    } else {
+        // It had not even been listed.
+        assert_eq!(picture["pilots"].as_array().map(Vec::len), Some(0), "{picture:#}");
+    }
+    assert!(served.tells("latebind_starts_total{kind=\"adopted\"} 1"));
+    assert_eq!(served.ask(&[&format!("{run}/fit"), "--", "/bin/sh", "-c", ": > /work/stop"]).code, 0);
+    assert!(served.tells("latebind_claims_ended_total{conclusion=\"succeeded\",cause=\"\"} 1"));
+    served.end();
+    // The shim was the killed pilot's child.
+    reap();
+    site.assert_baseline();
 }

@@ -6,7 +6,7 @@
 //!    |<---------------- Hello(protocol) --|
 //!    |-- Status ------------------------->|   as often as wanted
 //!    |<-- Pilot, Slot.., Image.., Stage.. |   one row a frame
-//!    |<----------------------------- End -|
+//!    |<------------------- End / Refused -|   refused: it can't tell yet
 //!    |-- Exec(..) [stdin, stdout, stderr] |   once; the connection then belongs to this command
 //!    |<---------------- Started / Refused |
 //!    |-- Signal ------------------------->|

@@ -16,7 +16,7 @@ use super::client::{Client, ExecError};
 use super::link::{Link, LinkError};
 use super::{Beside, Companion, Control, Serving, VISITS_MAX, serve};
 use crate::board::tests::payload;
-use crate::board::{Identity, LiveBoard};
+use crate::board::{Going, Identity, LiveBoard};
 use crate::payload::Payload;
 use crate::progress::Progress;
 
@@ -132,6 +132,22 @@ async fn a_status_tells_slots_images_stages_and_totals() {
     // The same connection may ask again.
     pilot.board.take(&Progress::Stopping);
     assert!(!client.status().await.expect("status").pilot.ready);
+}
+
+#[tokio::test]
+async fn nothing_is_told_and_nothing_started_before_it_is_known_what_goes_on() {
+    let pilot = pilot();
+    let _board = pilot.board.clone().looking_back();
+    let client = pilot.client().await;
+    let refused = client.status().await.expect_err("told");
+    assert!(matches!(&refused, LinkError::Refused(why) if why.contains("ask once more")), "{refused}");
+    let refused = pilot.client().await.exec(exec("fit", "ps"), &NOTHING).await.expect_err("started");
+    assert!(matches!(&refused, ExecError::Refused(why) if why.contains("ask once more")), "{refused}");
+    let going = Going { slot: SlotId(2), epoch: Epoch(3), payload: payload("fit"), attempt: 1 };
+    pilot.board.found([going]);
+    // On the same connection.
+    let status = client.status().await.expect("status");
+    assert_eq!((status.pilot.ready, status.slots[2].phase), (true, SlotPhase::Running));
 }
 
 #[tokio::test]

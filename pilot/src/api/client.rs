@@ -70,7 +70,7 @@ impl Client {
     /// What the pilot does at this moment.
     ///
     /// # Errors
-    /// When it does not answer as it should.
+    /// When it can't tell yet, or does not answer as it should.
     pub async fn status(&self) -> Result<Status, LinkError> {
         self.link.send(&ToPilot::Status, &[]).await?;
         let mut status = Status::default();
@@ -81,10 +81,10 @@ impl Client {
                 FromPilot::Image(row) => status.images.push(row),
                 FromPilot::Stage(row) => status.stages.push(row),
                 FromPilot::End => return Ok(status),
-                FromPilot::Hello { .. }
-                | FromPilot::Refused { .. }
-                | FromPilot::Started
-                | FromPilot::Ended(_) => return Err(LinkError::Unexpected),
+                FromPilot::Refused { why } => return Err(LinkError::Refused(why)),
+                FromPilot::Hello { .. } | FromPilot::Started | FromPilot::Ended(_) => {
+                    return Err(LinkError::Unexpected);
+                }
             }
         }
         Err(LinkError::Unexpected)

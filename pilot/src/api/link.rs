@@ -62,6 +62,9 @@ pub enum LinkError {
     /// A message that has no meaning here.
     #[error("understand a message: it makes no sense here")]
     Unexpected,
+    /// The pilot said no, and why.
+    #[error("{0}")]
+    Refused(String),
     /// The other end speaks another protocol.
     #[error("talk to the other end: it speaks protocol {theirs}, this program {}", wire::pilot::PROTOCOL)]
     Protocol {

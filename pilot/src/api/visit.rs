@@ -16,6 +16,8 @@ use crate::board::LiveBoard;
 const HELLO_MAX: Duration = Duration::from_secs(2);
 /// Between two questions; a live view asks every second.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Slots that look empty now may turn out to have something that runs.
+const LOOKS_BACK: &str = "it looks for what ran before it was started again; ask once more in a moment";
 /// What a program is sent whose caller has gone (SIGHUP).
 const HANGUP: i32 = 1;
 
@@ -49,6 +51,9 @@ async fn converse<C: Control>(link: &Link, board: &LiveBoard, control: &C) -> Re
     loop {
         // Descriptors that come with anything but Exec are closed here.
         match link.receive_within(IDLE_MAX).await? {
+            (ToPilot::Status | ToPilot::Exec(_), _) if board.read(|_, board| board.looks_back()) => {
+                link.send(&FromPilot::Refused { why: LOOKS_BACK.to_owned() }, &[]).await?;
+            }
             (ToPilot::Status, _) => {
                 for row in rows::status(board, control) {
                     link.send(&row, &[]).await?;

@@ -14,7 +14,7 @@ use pilot_core::{ClaimId, Demand, DoneWhy, Fault, Lifetime, PilotConfig, RunExit
 use spool::{NewPilot, Registration, Spool};
 use stage::StageName;
 
-use crate::board::{Identity, LiveBoard, StagesHeld};
+use crate::board::{Going, Identity, LiveBoard, StagesHeld};
 use crate::cli::{OutputFormat, ServeArgs, complain, refuse, say};
 use crate::cluster::{LocalCluster, PodCluster};
 use crate::commands::run::local_exit;
@@ -154,7 +154,7 @@ async fn begin<R: Standing>(wanted: &Wanted, share: Share, runtime: &Arc<R>) -> 
         memory_bytes: total.memory_bytes,
     };
     let looked_at = Arc::downgrade(runtime);
-    let board = LiveBoard::new(identity).with_stages(move || held(&looked_at));
+    let board = LiveBoard::new(identity).with_stages(move || held(&looked_at)).looking_back();
     let socket = runtime.api_socket();
     let api = crate::api::serve(&socket, board.clone(), Arc::clone(runtime)).map_err(|error| bad(&error))?;
     let metrics = metrics.map(|address| crate::metrics::serve(address, board.clone())).transpose();
@@ -173,6 +173,12 @@ async fn begin<R: Standing>(wanted: &Wanted, share: Share, runtime: &Arc<R>) -> 
     let queue = Arc::new(SpoolQueue::open(folder, closes).map_err(unusable)?);
     let adoptions = recover(&queue, runtime).await.map_err(unusable)?;
     free_stages(&queue, &**runtime).await;
+    board.found(adoptions.iter().map(|Adoption { slot, epoch, offer, .. }| Going {
+        slot: *slot,
+        epoch: *epoch,
+        payload: Arc::clone(&offer.payload),
+        attempt: offer.terms.attempt,
+    }));
     Ok(Service { queue, board, adoptions, spool, _registration: registration, api, _metrics: metrics })
 }
 

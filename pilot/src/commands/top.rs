@@ -13,8 +13,10 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use spool::{OpenError, RunFilter, Spool, SpoolError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::api::client::Client;
+use crate::api::LinkError;
+use crate::api::client::{Client, Status};
 use crate::cli::{OutputFormat, complain, refuse, say};
 use crate::config::{Settings, Surroundings, spool_folder};
 use crate::fault::chain;
@@ -27,6 +29,10 @@ const REFRESH: Duration = Duration::from_secs(1);
 const RUNS_MAX: u32 = 500;
 /// Keys that may wait: nobody types that fast.
 const KEYS_MAX: usize = 64;
+/// How long one picture waits for pilots that were just started again; they look for what runs for some seconds.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Between two questions to them.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Columns of a picture that nobody's terminal limits.
 const WIDE: usize = 200;
 
@@ -89,12 +95,14 @@ struct Watch {
     spool: Spool,
     only: Option<String>,
     clients: BTreeMap<String, Client>,
+    /// Somebody could not tell yet when the last picture was made.
+    too_early: bool,
 }
 
 impl Watch {
     fn new(folder: PathBuf, only: Option<String>) -> Result<Self, TopError> {
         let spool = Spool::open_existing(&folder)?;
-        Ok(Self { folder, spool, only, clients: BTreeMap::new() })
+        Ok(Self { folder, spool, only, clients: BTreeMap::new(), too_early: false })
     }
 
     async fn picture(&mut self) -> Result<Picture, TopError> {
@@ -108,9 +116,13 @@ impl Watch {
             pilots.retain(|pilot| pilot.alive);
         }
         let mut views = Vec::new();
+        self.too_early = false;
         for pilot in pilots {
             let status = match pilot.alive {
-                true => self.ask(&pilot.name, Path::new(&pilot.api_socket)).await,
+                true => self.ask(&pilot.name, Path::new(&pilot.api_socket)).await.map_err(|error| {
+                    self.too_early |= matches!(error, LinkError::Refused(_));
+                    chain(&error)
+                }),
                 false => Err("it is not there".to_owned()),
             };
             views.push(PilotView { name: pilot.name, status, per_second: None });
@@ -120,15 +132,15 @@ impl Watch {
     }
 
     /// Over the connection of last time, if it still stands.
-    async fn ask(&mut self, name: &str, socket: &Path) -> Result<crate::api::client::Status, String> {
+    async fn ask(&mut self, name: &str, socket: &Path) -> Result<Status, LinkError> {
         if let Some(client) = self.clients.remove(name)
             && let Ok(status) = client.status().await
         {
             self.clients.insert(name.to_owned(), client);
             return Ok(status);
         }
-        let client = Client::connect(socket).await.map_err(|error| chain(&error))?;
-        let status = client.status().await.map_err(|error| chain(&error))?;
+        let client = Client::connect(socket).await?;
+        let status = client.status().await?;
         self.clients.insert(name.to_owned(), client);
         Ok(status)
     }
@@ -150,7 +162,12 @@ impl Watch {
 }
 
 async fn once(mut watch: Watch, output: OutputFormat) -> Result<RunExit, TopError> {
-    let picture = watch.picture().await?;
+    let mut picture = watch.picture().await?;
+    let until = Instant::now() + PATIENCE;
+    while watch.too_early && Instant::now() < until {
+        tokio::time::sleep(AGAIN).await;
+        picture = watch.picture().await?;
+    }
     if output == OutputFormat::Json {
         say(&format!("{}\n", json(&picture)));
     } else {
