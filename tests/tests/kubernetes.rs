@@ -6,6 +6,8 @@ mod basics;
 mod check;
 #[path = "kubernetes/conformance.rs"]
 mod conformance;
+#[path = "kubernetes/drain.rs"]
+mod drain;
 #[path = "kubernetes/images.rs"]
 mod images;
 #[path = "kubernetes/lifecycle.rs"]
