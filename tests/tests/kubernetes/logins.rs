@@ -6,6 +6,7 @@ use pilot_tests::kube::{Namespace, Node, Pod, SOON, Shape, push_layout};
 use crate::basics::{flow, sh};
 use crate::images::{bad, line, works};
 use crate::neighbour::restarts;
+use crate::pulls::push_large_to;
 
 /// An image in the registry that lets in alice alone.
 pub(crate) fn private_image(node: &Node, name: &str) -> String {
@@ -56,6 +57,20 @@ fn the_pilots_own_login_opens_images_for_all_and_is_out_of_their_reach() {
     let script = "ls /latebind; find / -xdev -name '*auth*' 2>/dev/null; env | grep -i auth; echo looked";
     let run = pod.run_well(&flow(&[sh(&namespace, "thief", script, "")]));
     assert_eq!(pod.output(&run, "thief"), "looked\n");
+}
+
+#[test]
+fn an_image_that_only_the_pilots_own_login_opens_runs_also_where_images_are_prefetched() {
+    let namespace = Namespace::new("team_prefetch", &["tiers.prefetch=true"]);
+    make_login(&namespace, "team", "wonder");
+    let shape =
+        Shape { slots: 1, ..Shape::default() }.with(&["--registry-login", "team", "--prefetch", "true"]);
+    let pod = namespace.pod(&shape);
+    // Large enough to be worth a pod of its own, which would have no login.
+    let registry = namespace.node().private_registry();
+    let large = push_large_to(&registry, "team-prefetch", 9, &["--dest-creds", "alice:wonder"]);
+    let _good = pod.run_well(&good(&large));
+    works(&namespace, &pod);
 }
 
 #[test]

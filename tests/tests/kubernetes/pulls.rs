@@ -34,6 +34,10 @@ fn mirror(node: &Node, references: &[&str]) {
 
 /// Pushes busybox with so many MiB of noise, which no compression makes smaller and no node has yet.
 fn push_large(node: &Node, name: &str, mib: usize) -> String {
+    push_large_to(&node.registry(), name, mib, &[])
+}
+
+pub(crate) fn push_large_to(registry: &str, name: &str, mib: usize, options: &[&str]) -> String {
     let folder = tempfile::tempdir().expect("tempdir");
     let mut noise = Vec::new();
     let random = std::fs::File::open("/dev/urandom").expect("random bytes");
@@ -41,7 +45,7 @@ fn push_large(node: &Node, name: &str, mib: usize) -> String {
     let layer = busybox_layer(LayerBuilder::new()).expect("busybox-static").file("noise", 0o644, noise);
     let _blobs =
         image(folder.path(), &shell(), vec![layer.finish(Compression::None).expect("layer")]).expect("image");
-    push_layout(&node.registry(), name, folder.path(), &[])
+    push_layout(registry, name, folder.path(), options)
 }
 
 #[test]

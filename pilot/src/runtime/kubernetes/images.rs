@@ -70,6 +70,12 @@ impl Images {
         payload.registry_auth.as_deref().filter(|file| !own(file))
     }
 
+    /// Whether a login is known for a payload's image: that which it brings, or the pilot's own.
+    pub(super) fn takes_login(&self, payload: &Payload, image: &PodImage) -> bool {
+        let own = || self.access.excerpt([&image.repository]).is_ok_and(|excerpt| !excerpt.is_empty());
+        self.login_of(payload).is_some() || own()
+    }
+
     async fn look(
         &self,
         payload: &Payload,

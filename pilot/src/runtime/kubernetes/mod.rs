@@ -261,8 +261,8 @@ impl Runtime for KubernetesRuntime {
         };
         let image = self.shared.images.prepare(payload).await?;
         let bytes_brought = match &self.shared.prefetch {
-            // The kubelet has no login of the payload's for a pod that is not the pilot's.
-            Some(prefetch) if self.shared.images.login_of(payload).is_none() => {
+            // The kubelet has no login for a pod that is not the pilot's.
+            Some(prefetch) if !self.shared.images.takes_login(payload, &image) => {
                 prefetch.fetch(&self.shared.pod, &image).await?
             }
             _ => 0,
