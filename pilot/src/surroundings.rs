@@ -1,14 +1,44 @@
 //! What `main` reads of the machine and the environment, once.
 
-use crate::config::Surroundings;
+use std::path::PathBuf;
+
+/// What defaults depend on, read once by `main`; an argument so that tests choose it.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// `$XDG_CACHE_HOME`.
+    pub cache_home: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`.
+    pub config_home: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`.
+    pub state_home: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
+    /// `$REGISTRY_AUTH_FILE`.
+    pub registry_auth_file: Option<PathBuf>,
+    /// `$DOCKER_CONFIG`: docker's folder.
+    pub docker_config: Option<PathBuf>,
+    /// `$TMPDIR`.
+    pub tmp_dir: Option<PathBuf>,
+    /// `$NO_COLOR` is set: no colours, on a terminal neither.
+    pub no_color: bool,
+    /// The pilot's own program file.
+    pub program: Option<PathBuf>,
+    /// Effective uid.
+    pub uid: u32,
+    /// Processors that this process may use.
+    pub processors: u32,
+    /// Bytes of memory available now.
+    pub memory_available_bytes: u64,
+}
 
 /// Reads the environment and the machine.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment beside clap")]
 pub fn read() -> Surroundings {
-    let path = |name: &str| {
-        std::env::var(name).ok().filter(|value| value.starts_with('/')).map(std::path::PathBuf::from)
-    };
+    let path =
+        |name: &str| std::env::var(name).ok().filter(|value| value.starts_with('/')).map(PathBuf::from);
     Surroundings {
         home: path("HOME"),
         cache_home: path("XDG_CACHE_HOME"),
