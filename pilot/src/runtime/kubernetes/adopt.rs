@@ -18,7 +18,8 @@ use pilot_core::{ClaimId, Epoch, Fault, SlotId};
 use wire::slot::{ExitReport, Nonce, ShimState};
 
 use super::KubernetesRuntime;
-use super::live::{Live, ShimGone, Stands};
+use super::live::{Live, Stands};
+use super::meeting::ShimGone;
 use super::view;
 use crate::runtime::adoption::{Found, Inventory};
 use crate::runtime::launching::{log_path, slot_fault};

@@ -23,13 +23,13 @@ use std::time::Duration;
 
 use pilot_core::{Epoch, Fault, FaultClass, SlotId, Usage};
 use tokio::time::Instant;
-use wire::slot::{CleanReport, ExitReport, Nonce, ShimState, ToShim};
-use wire::version::PROTOCOL;
+use wire::slot::{CleanReport, ExitReport, Nonce};
 
 use super::Shared;
 use super::api::Changed;
 use super::folders::{OPEN, SlotFolders};
 use super::inputs::empty;
+use super::meeting::ShimGone;
 use super::view::{self, SlotShape};
 use crate::payload::Payload;
 use crate::runtime::committing::Commit;
@@ -38,22 +38,14 @@ use crate::runtime::launching::slot_fault;
 use crate::runtime::logs::LogStream;
 use crate::runtime::pristine::{is_as_made, open_folder};
 use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
-use crate::runtime::slots::{Caller, Connection, SlotListener};
+use crate::runtime::slots::{Connection, SlotListener};
 use crate::runtime::stages::{OpenInput, OpenOutput};
 
-/// When the API is asked why no Hello comes: a bad image shows after a second, and a long pull is no reason to ask often.
-const LOOKS: [Duration; 4] =
-    [Duration::from_millis(1500), Duration::from_secs(12), Duration::from_secs(30), Duration::from_secs(60)];
 /// How long the API server may be away when it is to be told something beside.
 pub(super) const API_WAIT: Duration = Duration::from_secs(45);
 /// How long it may be away while a slot is bound, as when it is upgraded. To give up sooner would cost the payload a try, and no
 /// other one could be bound either.
 const BIND_API_WAIT: Duration = Duration::from_secs(900);
-
-/// How long the kubelet may go on saying what is not true any more.
-const DOUBT: Duration = Duration::from_secs(3);
-/// How long giving back a size may take: it is a part of cleaning, which has half a minute.
-const SHRINK_WAIT: Duration = Duration::from_secs(5);
 
 /// What is known of the slot's container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,17 +194,6 @@ impl Live {
         empty(&self.folders.out);
     }
 
-    /// Makes the slot's socket, once.
-    pub(super) fn listen(&mut self) -> Result<(), Fault> {
-        if self.listener.is_none() {
-            // That of a pilot that was here before.
-            let _ = std::fs::remove_file(self.folders.control.join("sock"));
-            let listener = SlotListener::bind(&self.folders.control).map_err(|error| slot_fault(&error))?;
-            self.listener = Some(listener);
-        }
-        Ok(())
-    }
-
     /// Opens the FIFOs of standard output and error.
     pub(super) fn open_streams(&mut self) -> Result<(), Fault> {
         if self.streams.is_none() {
@@ -222,71 +203,6 @@ impl Live {
             self.streams = Some([open(out)?, open(err)?]);
         }
         Ok(())
-    }
-
-    /// Waits for the shim of the container that was asked for, and asks the API now and then why it does not come.
-    async fn until_met(&self, reference: &str) -> Result<Connection, Fault> {
-        let listener = self.listener.as_ref().ok_or_else(|| slot_fault(&ShimGone))?;
-        let nonces = [self.nonce];
-        let met = listener.accept_any(&nonces);
-        tokio::pin!(met);
-        let began = Instant::now();
-        let mut doubted = false;
-        for look in 0.. {
-            let after = LOOKS.get(look).copied().unwrap_or_else(|| LOOKS[LOOKS.len() - 1] * look as u32);
-            tokio::select! {
-                caller = &mut met => {
-                    return caller.map(|Caller { connection, .. }| connection).map_err(|error| slot_fault(&error));
-                }
-                () = tokio::time::sleep_until(began + after) => {}
-            }
-            // An API server that is away says nothing of the image.
-            let pod = self.shared.pod.look().await.ok();
-            let Some(pod) = pod else { continue };
-            let Some(fault) = view::trouble(&pod, &self.shape.name, reference) else { continue };
-            if doubted || view::names(&pod, &self.shape.name, reference) {
-                return Err(fault);
-            }
-            // It may be said of a container before this one: then it will not be said for long.
-            doubted = true;
-            if let Ok(caller) = tokio::time::timeout(DOUBT, &mut met).await {
-                return caller
-                    .map(|Caller { connection, .. }| connection)
-                    .map_err(|error| slot_fault(&error));
-            }
-            if let Ok(pod) = self.shared.pod.look().await
-                && let Some(fault) = view::trouble(&pod, &self.shape.name, reference)
-            {
-                return Err(fault);
-            }
-        }
-        Err(slot_fault(&ShimGone))
-    }
-
-    /// Takes a proven connection.
-    pub(super) async fn welcome(&mut self, connection: Connection, epoch: Epoch) -> Result<(), Fault> {
-        let orphan_grace_ms = self.shared.orphan_grace_ms;
-        let welcome = ToShim::Welcome { protocol: PROTOCOL, epoch: epoch.0, orphan_grace_ms };
-        connection.send(&welcome, &[]).await.map_err(|error| slot_fault(&error))?;
-        self.connection = Some(connection);
-        Ok(())
-    }
-
-    /// Waits for a shim that proves itself with `nonce`, or for an idle one.
-    pub(super) async fn greet(
-        &mut self,
-        nonce: Nonce,
-        epoch: Epoch,
-        wait: Duration,
-    ) -> Result<(Nonce, ShimState), Fault> {
-        self.listen()?;
-        let listener = self.listener.as_ref().ok_or_else(|| slot_fault(&ShimGone))?;
-        let met = tokio::time::timeout(wait, listener.accept_any(&[nonce, Nonce::IDLE])).await;
-        let caller = met
-            .map_err(|_| Fault::new(FaultClass::Slot, "the slot's shim did not say hello"))?
-            .map_err(|error| slot_fault(&error))?;
-        self.welcome(caller.connection, epoch).await?;
-        Ok((caller.nonce, caller.state))
     }
 
     /// Asks the shim to clean, and waits for what it says.
@@ -315,37 +231,6 @@ impl Live {
             && self.folders.has_only_markers()
     }
 
-    /// Gives the slot's container what the payload asks for, where the pilot may.
-    async fn resize(&mut self, payload: &Payload, until: Instant) -> Result<(), Fault> {
-        if !self.shared.resizes {
-            return Ok(());
-        }
-        let (cpu, memory) = (payload.resources.cpu_millis, payload.resources.memory_bytes);
-        if (self.shape.cpu_millis, self.shape.memory_bytes) == (Some(cpu), Some(memory)) {
-            return Ok(());
-        }
-        self.shared.pod.set_resources(&self.shape.name, cpu, memory, until).await?;
-        (self.shape.cpu_millis, self.shape.memory_bytes) = (Some(cpu), Some(memory));
-        Ok(())
-    }
-
-    /// Gives back what the slot got beyond what it was made with, or the pod would grow from slot to slot; says whether there
-    /// was anything.
-    pub(super) async fn shrink(&mut self) -> bool {
-        let grown = |now: Option<u64>, made: Option<u64>| now.zip(made).is_some_and(|(now, made)| now > made);
-        let (cpu, memory) = self.made;
-        let is_grown = grown(self.shape.cpu_millis, cpu) || grown(self.shape.memory_bytes, memory);
-        let (true, Some(cpu), Some(memory)) = (is_grown, cpu, memory) else { return false };
-        match self.shared.pod.set_resources(&self.shape.name, cpu, memory, Instant::now() + SHRINK_WAIT).await
-        {
-            Ok(()) => (self.shape.cpu_millis, self.shape.memory_bytes) = self.made,
-            Err(fault) => {
-                tracing::warn!(slot = %self.slot, %fault, "the slot keeps the size of its last payload")
-            }
-        }
-        true
-    }
-
     /// Whether another payload may follow in this container: where one may write to the image's files, what it wrote stays.
     pub(super) fn may_stay(&self) -> bool {
         self.shared.reuse && self.shape.root_is_read_only
@@ -368,8 +253,3 @@ impl Live {
         self.shape.memory_bytes.is_some_and(|memory| memory <= payload.resources.memory_bytes)
     }
 }
-
-/// A shim that was there and is not any more.
-#[derive(Debug, thiserror::Error)]
-#[error("talk to the slot's shim: it has gone")]
-pub(super) struct ShimGone;

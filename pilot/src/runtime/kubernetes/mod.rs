@@ -20,8 +20,10 @@ mod inputs;
 mod launch;
 mod live;
 mod logins;
+mod meeting;
 mod mounted;
 mod prefetch;
+mod sizes;
 mod view;
 
 use std::collections::BTreeSet;
