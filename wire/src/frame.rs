@@ -25,9 +25,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Longest frame in bytes. Below the default `net.core.wmem_default` (208 KiB), so that a frame always fits an empty
-/// socket buffer.
-pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Longest frame in bytes: an inline value ([`crate::stage::VALUE_BYTES_MAX`], 64 KiB) and a page for what is said about
+/// it. Below the default `net.core.wmem_default` (208 KiB), so that a frame always fits an empty socket buffer.
+pub const FRAME_BYTES_MAX: usize = 68 * 1024;
 
 /// Most descriptors in one frame. The kernel allows 253 (`SCM_MAX_FD`); descriptors in flight count against the
 /// sender's `RLIMIT_NOFILE`, so a peer that does not read must not be able to hold many.

@@ -3,7 +3,7 @@
 //! One `SOCK_SEQPACKET` frame is one message is one `sendmsg(2)`, and the descriptors that belong to a message
 //! travel in the same call, so neither can arrive without the other ([`frame`]). Above it stand the messages:
 //! [`slot`] is spoken between a pilot and the `payload-shim` that is PID 1 of a slot, [`pilot`] between a pilot that serves
-//! and the commands that look at it.
+//! and the commands that look at it, [`stage`] between a payload's client library and the stage broker.
 //!
 //! Every byte that arrives is hostile input: lengths, counts and names are checked before anyone acts on them, and
 //! a peer that breaks a rule gets an error, never a panic and never more memory than [`frame::FRAME_BYTES_MAX`]
@@ -19,6 +19,7 @@
 pub mod frame;
 pub mod pilot;
 pub mod slot;
+pub mod stage;
 pub mod version;
 
 mod codec;
