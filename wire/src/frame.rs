@@ -144,8 +144,8 @@ fn receive_into(socket: BorrowedFd<'_>, room: &mut [u8]) -> Result<Option<Frame>
         let mut parts = [IoSliceMut::new(room)];
         match recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
             Ok(received) => break received,
-            Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => return Ok(None),
+            // A peer that closed before it read all of ours: said once, ahead of what it sent and of the end.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(ReceiveError::Io(errno.into())),
         }
     };

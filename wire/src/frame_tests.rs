@@ -63,3 +63,13 @@ fn the_end_of_the_peer_is_none_and_sending_to_it_is_an_error_without_sigpipe() {
     assert!(matches!(send(b.as_fd(), b"x", &[]), Err(SendError::Io { .. })));
     assert!(matches!(send(b.as_fd(), b"", &[]), Err(SendError::Empty)));
 }
+
+#[test]
+fn what_a_peer_said_before_it_closed_arrives_although_it_read_nothing() {
+    let (a, b) = pair();
+    send(a.as_fd(), b"unread", &[]).expect("send");
+    send(b.as_fd(), b"last words", &[]).expect("send");
+    drop(b);
+    assert_eq!(receive(a.as_fd()).expect("receive").expect("frame").bytes, b"last words");
+    assert!(receive(a.as_fd()).expect("receive").is_none());
+}
