@@ -92,7 +92,7 @@ fn fill(from: BorrowedFd<'_>, to: BorrowedFd<'_>, max_bytes: u64) -> Result<u64,
 }
 
 /// Inside the kernel where it can, through a buffer where it can't.
-fn stream(from: BorrowedFd<'_>, to: BorrowedFd<'_>, max_bytes: u64) -> Result<(), CommitReason> {
+pub(crate) fn stream(from: BorrowedFd<'_>, to: BorrowedFd<'_>, max_bytes: u64) -> Result<(), CommitReason> {
     const STEP_BYTES: usize = 16 << 20;
     let mut at: u64 = 0;
     loop {

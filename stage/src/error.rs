@@ -51,6 +51,14 @@ pub enum CommitReason {
         /// The declared limit.
         max: u64,
     },
+    /// Its producer cut it.
+    #[error("it has {bytes} bytes, {wanted} were to be committed")]
+    TooSmall {
+        /// Its size.
+        bytes: u64,
+        /// What it should have been.
+        wanted: u64,
+    },
     /// A file that someone has open or mapped for writing.
     #[error("it is still open for writing")]
     StillWritten,

@@ -23,6 +23,8 @@ pub enum Class {
     Mem,
     /// A leased file.
     File,
+    /// Bytes that travel inside a message.
+    Value,
 }
 
 /// What a stage's bytes take. A file on a memory-medium volume takes memory.
@@ -236,6 +238,28 @@ impl Ledger {
         object.bytes = bytes;
         *self.used_mut(medium) -= reserved_bytes - bytes;
         Ok(self.settle(uri))
+    }
+
+    /// Counts memory that is nobody's stage any more and is held all the same.
+    pub fn charge(&mut self, bytes: u64) {
+        self.memory_bytes = self.memory_bytes.saturating_add(bytes);
+    }
+
+    /// It is gone.
+    pub fn uncharge(&mut self, bytes: u64) {
+        self.memory_bytes = self.memory_bytes.saturating_sub(bytes);
+    }
+
+    /// Its bytes now take another medium: it was spilled.
+    ///
+    /// # Errors
+    /// When there is no such object. The budget is not asked: the bytes are there already.
+    pub fn relocate(&mut self, uri: &StageUri, medium: Medium) -> Result<(), LedgerError> {
+        let object = self.objects.get_mut(uri).ok_or_else(|| LedgerError::Unknown { uri: uri.clone() })?;
+        let (was, bytes) = (std::mem::replace(&mut object.medium, medium), object.bytes);
+        *self.used_mut(was) -= bytes;
+        *self.used_mut(medium) += bytes;
+        Ok(())
     }
 
     /// A reader has finished, or will never come.

@@ -130,6 +130,66 @@ impl MemoryWriter {
         }
     }
 
+    /// Forbids its producer to make it larger than it is: what was allocated is all that it gets.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn fix_size(&self) -> Result<(), MemoryError> {
+        fcntl_add_seals(&self.fd, SealFlags::GROW).map_err(|errno| MemoryError {
+            name: self.name.clone(),
+            doing: "fix size",
+            source: errno.into(),
+        })
+    }
+
+    /// Cuts the memory to exactly `bytes` and seals it.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit), and [`CommitReason::TooSmall`] when there is less. After [`CommitReason::Busy`] it is
+    /// cut already.
+    pub fn commit_exactly(self, bytes: u64) -> Result<MemoryStage, NotCommitted> {
+        let cut = || {
+            let before = size(&fstat(&self.fd).map_err(CommitReason::io("look at it"))?);
+            if before < bytes {
+                return Err(CommitReason::TooSmall { bytes: before, wanted: bytes });
+            }
+            if before > bytes {
+                match rustix::fs::ftruncate(&self.fd, bytes) {
+                    Ok(()) => {}
+                    Err(Errno::PERM) => return Err(CommitReason::SealsLocked),
+                    Err(errno) => return Err(CommitReason::io("cut it")(errno)),
+                }
+            }
+            let (fd, sealed) = self.finish(bytes)?;
+            // Its producer can cut it until the seals are set.
+            if sealed < bytes {
+                return Err(CommitReason::TooSmall { bytes: sealed, wanted: bytes });
+            }
+            Ok(fd)
+        };
+        match cut() {
+            Ok(fd) => Ok(MemoryStage { name: self.name, fd, bytes }),
+            Err(reason) => {
+                let error = CommitError { output: self.name.clone(), reason };
+                Err(NotCommitted { writer: self, error })
+            }
+        }
+    }
+
+    /// Takes the memory from a producer that may keep its descriptor; whether its pages are free. A producer that has
+    /// sealed it against that keeps them until it ends.
+    #[must_use = "pages that are not free still cost memory"]
+    pub fn revoke(self) -> bool {
+        let freed = rustix::fs::ftruncate(&self.fd, 0).is_ok() || {
+            let bytes = fstat(&self.fd).map_or(0, |stat| size(&stat));
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            bytes == 0 || fallocate(&self.fd, punch, 0, bytes).is_ok()
+        };
+        // What it writes from here on goes nowhere: there is no page left, and there will be none.
+        let _ = fcntl_add_seals(&self.fd, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL);
+        freed
+    }
+
     fn seal(&self, max_bytes: u64) -> Result<(OwnedFd, u64), CommitReason> {
         let before = fstat(&self.fd).map_err(CommitReason::io("look at it"))?;
         if size(&before) == 0 && is_untouched(&before) {
@@ -137,6 +197,10 @@ impl MemoryWriter {
         }
         // Too large by now is too large for good or until the producer is gone: it stays unsealed, so a retry may pass.
         within(size(&before), max_bytes)?;
+        self.finish(max_bytes)
+    }
+
+    fn finish(&self, max_bytes: u64) -> Result<(OwnedFd, u64), CommitReason> {
         add_seals(self.fd.as_fd())?;
         let sealed = fstat(&self.fd).map_err(CommitReason::io("look at it"))?;
         let bytes = size(&sealed);

@@ -75,3 +75,13 @@ impl<'fd> SealProof<'fd> {
         map.map(Some).map_err(MapError::Io)
     }
 }
+
+/// How many bytes the peer of a unix socket has not received yet (SIOCOUTQ, tty_ioctl(4) TIOCOUTQ).
+pub(crate) fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut unread: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int to where the pointer says, and that is a local int; `socket` is open.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unread) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(u64::try_from(unread).unwrap_or(0)),
+    }
+}

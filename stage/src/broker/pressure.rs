@@ -1,0 +1,191 @@
+//! Memory pressure: which stages go to files, and who waits for the room.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use wire::stage::Code;
+
+use super::{Broker, Effect, Failure, Making, ObjectId, PeerId, SessionId};
+use crate::{Class, Medium, StageName, StageUri};
+
+/// A Create that waits until stages were spilled.
+#[derive(Clone, Debug)]
+pub(super) struct Parked {
+    pub(super) peer: PeerId,
+    pub(super) id: u32,
+    pub(super) session: SessionId,
+    pub(super) name: StageName,
+    pub(super) bytes: u64,
+    pub(super) huge_pages: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pressure {
+    /// Memory that no living session may have mapped, oldest first.
+    idle: BTreeMap<u64, StageUri>,
+    idle_bytes: u64,
+    /// One at a time: a disk does not get faster by two.
+    spilling: Option<(ObjectId, StageUri)>,
+    /// The disk refused; nothing is spilled until something is released.
+    full: bool,
+    parked: VecDeque<Parked>,
+}
+
+impl Pressure {
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        self.parked.retain(|parked| parked.peer != peer);
+    }
+
+    pub(super) fn gone(&mut self, object: ObjectId) {
+        if self.spilling.as_ref().is_some_and(|(spilling, _)| *spilling == object) {
+            self.spilling = None;
+        }
+        self.full = false;
+    }
+}
+
+impl Broker {
+    /// Memory that is off the ledger, but of which these sessions may still have a descriptor: it counts until they end.
+    pub(super) fn linger(&mut self, object: ObjectId, bytes: u64, holders: BTreeSet<SessionId>) {
+        let holders: BTreeSet<SessionId> =
+            holders.into_iter().filter(|holder| self.sessions.contains_key(holder)).collect();
+        if bytes == 0 || holders.is_empty() {
+            return;
+        }
+        self.ledger.charge(bytes);
+        for holder in &holders {
+            if let Some(session) = self.sessions.get_mut(holder) {
+                session.lingers.insert(object);
+            }
+        }
+        self.lingering.insert(object, (bytes, holders));
+    }
+
+    pub(super) fn stop_lingering(&mut self, session: SessionId, objects: BTreeSet<ObjectId>) {
+        for object in objects {
+            let Some((bytes, holders)) = self.lingering.get_mut(&object) else { continue };
+            holders.remove(&session);
+            if holders.is_empty() {
+                self.ledger.uncharge(*bytes);
+                self.lingering.remove(&object);
+            }
+        }
+    }
+
+    /// Memory of an abandoned output could not be taken back: its producer has sealed it, and breaks the protocol.
+    pub fn stuck(&mut self, session: SessionId, object: ObjectId, bytes: u64) {
+        self.linger(object, bytes, BTreeSet::from([session]));
+    }
+
+    /// Whether spilling all that may be spilled would make room.
+    pub(super) fn could_free(&self, bytes: u64) -> bool {
+        let idle = self.pressure.idle_bytes.min(self.ledger.free_bytes(Medium::Disk));
+        self.limits.can_spill
+            && !self.pressure.full
+            && bytes <= self.ledger.free_bytes(Medium::Memory).saturating_add(idle)
+    }
+
+    pub(super) fn park(&mut self, parked: Parked) {
+        self.pressure.parked.push_back(parked);
+    }
+
+    /// A stage came, went, or changed hands: whether it may be spilled.
+    pub(super) fn reconsider(&mut self, uri: &StageUri) {
+        let Some(stage) = self.stages.get(uri) else { return };
+        let spillable = stage.class == Class::Mem && stage.bytes > 0 && stage.holders.is_empty();
+        let (age, bytes) = (stage.age, stage.bytes);
+        if spillable {
+            if self.pressure.idle.insert(age, uri.clone()).is_none() {
+                self.pressure.idle_bytes += bytes;
+            }
+        } else if self.pressure.idle.remove(&age).is_some() {
+            self.pressure.idle_bytes -= bytes;
+        }
+    }
+
+    /// Spills the oldest idle stage if memory is too full, and serves those that wait for room.
+    pub(super) fn relieve(&mut self) {
+        self.serve_parked();
+        if !self.limits.can_spill || self.pressure.full || self.pressure.spilling.is_some() {
+            return;
+        }
+        let budget = self.limits.budget.memory_bytes;
+        let above = u128::from(budget) * u128::from(self.limits.spill_above_permille) / 1000;
+        let crowded = u128::from(self.ledger.used_bytes(Medium::Memory)) > above;
+        if !crowded && self.pressure.parked.is_empty() {
+            return;
+        }
+        let free = self.ledger.free_bytes(Medium::Disk);
+        let oldest = self.pressure.idle.iter().find_map(|(age, uri)| {
+            let stage = self.stages.get(uri)?;
+            (stage.bytes <= free).then(|| (*age, uri.clone(), stage.object))
+        });
+        let Some((_, uri, object)) = oldest else {
+            return self.refuse_parked();
+        };
+        self.pressure.spilling = Some((object, uri));
+        self.effects.push(Effect::Spill { object });
+    }
+
+    /// A copy was made, or not. It counts only if nobody was given the memory meanwhile.
+    pub fn spilled(&mut self, object: ObjectId, result: Result<(), Failure>) {
+        let Some((_, uri)) = self.pressure.spilling.take_if(|(spilling, _)| *spilling == object) else {
+            return;
+        };
+        let idle = self.stages.get(&uri).is_some_and(|stage| stage.holders.is_empty());
+        let moved = idle && result.is_ok();
+        if moved {
+            let _ = self.ledger.relocate(&uri, Medium::Disk);
+            self.take_from_idle(&uri);
+            if let Some(stage) = self.stages.get_mut(&uri) {
+                stage.class = Class::File;
+            }
+            self.counts.spilled += 1;
+        }
+        self.pressure.full = result.is_err();
+        self.effects.push(Effect::Settle { object, moved });
+        if self.pressure.full {
+            self.refuse_parked();
+        }
+        self.relieve();
+    }
+
+    pub(super) fn take_from_idle(&mut self, uri: &StageUri) {
+        let Some(stage) = self.stages.get(uri) else { return };
+        if self.pressure.idle.remove(&stage.age).is_some() {
+            self.pressure.idle_bytes -= stage.bytes;
+        }
+    }
+
+    /// In order: a small one must not overtake a large one for ever.
+    fn serve_parked(&mut self) {
+        while let Some(first) = self.pressure.parked.front() {
+            if first.bytes > self.ledger.free_bytes(Medium::Memory) {
+                return;
+            }
+            let Some(Parked { peer, id, session, name, bytes, huge_pages }) =
+                self.pressure.parked.pop_front()
+            else {
+                return;
+            };
+            self.set(session, &name, Making::Nothing);
+            self.begin_create(peer, id, session, &name, bytes, huge_pages);
+        }
+    }
+
+    fn refuse_parked(&mut self) {
+        if self.pressure.spilling.is_some() {
+            return;
+        }
+        while let Some(parked) = self.pressure.parked.pop_front() {
+            self.set(parked.session, &parked.name, Making::Nothing);
+            if let Some(peer) = self.peers.get_mut(&parked.peer) {
+                peer.made.remove(&parked.name);
+            }
+            let text = format!(
+                "create output \"{}\": {} bytes of memory are wanted and no stage could be moved to a file",
+                parked.name, parked.bytes
+            );
+            self.refuse(parked.peer, parked.id, Code::OverBudget, text);
+        }
+    }
+}

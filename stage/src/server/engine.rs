@@ -1,0 +1,526 @@
+//! The loop: one event after the other, each decided by the broker and applied at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use wire::frame;
+use wire::stage::{Answer, Code, FromBroker, ToBroker};
+
+use super::line::{Line, Sent};
+use super::objects::{Object, Objects};
+use super::work::{Lane, Report, Work, Worker, now_us};
+use super::{Content, Inbox, Message, SessionError, Settings};
+use crate::StageName;
+use crate::broker::{Broker, Effect, Ended, Failure, Grant, ObjectId, PeerId, SessionId};
+
+/// Whose readiness epoll reports. Ids of sessions and peers are never the same number.
+#[derive(Debug)]
+enum Source {
+    Listener(SessionId),
+    Peer(PeerId),
+}
+
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) broker: Broker,
+    pub(super) objects: Objects,
+    inbox: Receiver<Message>,
+    wake: Arc<OwnedFd>,
+    epoll: OwnedFd,
+    sources: BTreeMap<u64, Source>,
+    listeners: BTreeMap<SessionId, (u64, OwnedFd)>,
+    lines: BTreeMap<PeerId, (u64, Line)>,
+    next_token: u64,
+    pages: Worker,
+    seals: Worker,
+    disk: Worker,
+    spill_dir: Option<Arc<OwnedFd>>,
+    patience_ms: u64,
+    fds_max: usize,
+    /// Peers of which something is expected.
+    watched: BTreeSet<PeerId>,
+    /// Since when listeners can't accept for want of descriptors.
+    starved_ms: Option<u64>,
+    stopping: bool,
+}
+
+const WAKE: u64 = 0;
+/// Frames and connections taken of one source before the others have their turn.
+const TURN: usize = 16;
+/// How often a peer is looked at that has not taken its answers.
+const LOOK_MS: u64 = 20;
+
+impl Engine {
+    pub(super) fn new(settings: Settings, inbox: Receiver<Message>, way_in: &Inbox) -> io::Result<Self> {
+        let Settings { limits, spill_dir, patience_ms } = settings;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = Arc::clone(&way_in.wake);
+        epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        Ok(Self {
+            broker: Broker::new(limits),
+            objects: Objects::default(),
+            inbox,
+            wake,
+            epoll,
+            sources: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            next_token: WAKE + 1,
+            pages: Worker::start("stage-pages", way_in)?,
+            seals: Worker::start("stage-seals", way_in)?,
+            disk: Worker::start("stage-disk", way_in)?,
+            spill_dir: spill_dir.map(Arc::new),
+            patience_ms,
+            fds_max: limits.open_max,
+            watched: BTreeSet::new(),
+            starved_ms: None,
+            stopping: false,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut ready = Vec::with_capacity(64);
+        while !self.stopping {
+            let wait = self.wait_ms().map(|ms| Timespec {
+                tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+                tv_nsec: i64::try_from(ms % 1000 * 1_000_000).unwrap_or(0),
+            });
+            match epoll::wait(&self.epoll, spare_capacity(&mut ready), wait.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+            for event in ready.drain(..) {
+                let (token, flags) = (event.data.u64(), event.flags);
+                self.on_ready(token, flags);
+            }
+            self.on_time();
+        }
+        self.lines.clear();
+        self.listeners.clear();
+        for worker in [&mut self.pages, &mut self.seals, &mut self.disk] {
+            worker.stop();
+        }
+        while let Ok(message) = self.inbox.try_recv() {
+            if let Message::Worked(report, _) = message {
+                self.on_report(report);
+            }
+        }
+        if let Some(dir) = &self.spill_dir {
+            self.objects.drop_copies(dir);
+        }
+        self.objects.free_all();
+    }
+
+    fn on_ready(&mut self, token: u64, flags: epoll::EventFlags) {
+        match self.sources.get(&token) {
+            None if token == WAKE => self.on_inbox(),
+            // Gone since epoll said so.
+            None => {}
+            Some(Source::Listener(session)) => self.on_connection(*session),
+            Some(Source::Peer(peer)) => {
+                let peer = *peer;
+                if flags.contains(epoll::EventFlags::OUT) {
+                    self.flush(peer);
+                }
+                if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                    self.on_frames(peer, flags);
+                }
+            }
+        }
+    }
+
+    fn on_inbox(&mut self) {
+        let _ = rustix::io::read(&*self.wake, &mut [0_u8; 8][..]);
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Ask(question) => question(self),
+                Message::Worked(report, lane) => {
+                    self.worker(lane).done();
+                    self.on_report(report);
+                    self.apply();
+                }
+                Message::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn worker(&mut self, lane: Lane) -> &mut Worker {
+        match lane {
+            Lane::Pages => &mut self.pages,
+            Lane::Seals => &mut self.seals,
+            Lane::Disk => &mut self.disk,
+        }
+    }
+
+    fn begin(&mut self, work: Work) {
+        self.worker(work.lane()).push(work);
+    }
+
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Allocated { object, result: Ok((writer, note)) } => {
+                // Whoever asked for it may have gone meanwhile.
+                if self.objects.holds(object) {
+                    self.objects.insert(object, Object::Lent(writer));
+                    self.broker.allocated(object, Ok(note));
+                }
+            }
+            Report::Allocated { object, result: Err(failure) } => {
+                self.objects.remove(object);
+                self.broker.allocated(object, Err(failure));
+            }
+            Report::Sealed { object, result } => {
+                if !self.objects.holds(object) {
+                    if let Err((writer, _)) = result {
+                        self.begin(Work::Free(Object::Lent(writer)));
+                    }
+                    return;
+                }
+                match result {
+                    Ok((stage, sealed)) => {
+                        self.objects.insert(object, Object::Memory(stage));
+                        self.broker.sealed(object, Ok(sealed));
+                    }
+                    Err((writer, failure)) => {
+                        self.objects.insert(object, Object::Lent(writer));
+                        self.broker.sealed(object, Err(failure));
+                    }
+                }
+            }
+            Report::Spilled { object, result } => {
+                let result = result.map(|name| {
+                    if let (false, Some(dir)) = (self.objects.holds(object), &self.spill_dir) {
+                        Object::File { dir: Arc::clone(dir), name, ours: true }.free();
+                    } else {
+                        self.objects.copies.insert(object, name);
+                    }
+                });
+                self.broker.spilled(object, result);
+            }
+            Report::Revoked { object, session, bytes, freed } => {
+                if !freed {
+                    self.broker.stuck(session, object, bytes);
+                }
+            }
+            Report::Freed => {}
+        }
+    }
+
+    pub(super) fn open_session(
+        &mut self,
+        listener: OwnedFd,
+        grant: Grant,
+    ) -> Result<SessionId, SessionError> {
+        let session = self.broker.open_session(grant)?;
+        let token = self.token();
+        let listens = rustix::io::ioctl_fionbio(&listener, true).and_then(|()| {
+            epoll::add(&self.epoll, &listener, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+        });
+        if let Err(errno) = listens {
+            let _ = self.broker.end_session(session, false);
+            return Err(SessionError::Listen(errno.into()));
+        }
+        self.sources.insert(token, Source::Listener(session));
+        self.listeners.insert(session, (token, listener));
+        Ok(session)
+    }
+
+    pub(super) fn end_session(&mut self, session: SessionId, keep: bool) -> Ended {
+        if let Some((token, listener)) = self.listeners.remove(&session) {
+            self.sources.remove(&token);
+            let _ = epoll::delete(&self.epoll, &listener);
+        }
+        self.broker.end_session(session, keep)
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    fn on_connection(&mut self, session: SessionId) {
+        for _ in 0..TURN {
+            let Some((_, listener)) = self.listeners.get(&session) else { return };
+            match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(socket) => self.take_in(session, socket),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::AGAIN) => return,
+                Err(_) => {
+                    // No descriptor is left. Epoll would report the listener for ever.
+                    self.starved_ms = Some(now_ms());
+                    self.listen(false);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn listen(&self, on: bool) {
+        let flags = if on { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        for (token, listener) in self.listeners.values() {
+            let _ = epoll::modify(&self.epoll, listener, epoll::EventData::new_u64(*token), flags);
+        }
+    }
+
+    fn take_in(&mut self, session: SessionId, socket: OwnedFd) {
+        let peer = match self.broker.came(session) {
+            Ok(peer) => peer,
+            Err(Failure { code, text }) => {
+                let refused = FromBroker::Tell { id: 0, answer: Answer::Refused { code, text } };
+                if let Ok(bytes) = wire::encode(&refused) {
+                    let _ = frame::send(socket.as_fd(), &bytes, &[]);
+                }
+                return;
+            }
+        };
+        let token = self.token();
+        let data = epoll::EventData::new_u64(token);
+        if epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN).is_err() {
+            return self.broker.gone(peer);
+        }
+        self.sources.insert(token, Source::Peer(peer));
+        self.lines.insert(peer, (token, Line::new(socket, now_ms())));
+        self.watched.insert(peer);
+    }
+
+    fn on_frames(&mut self, peer: PeerId, flags: epoll::EventFlags) {
+        for _ in 0..TURN {
+            let Some((_, line)) = self.lines.get_mut(&peer) else { return };
+            let hung_up = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+            if !line.may_ask(self.fds_max) && !hung_up {
+                return self.look_after(peer);
+            }
+            match frame::receive(line.fd.as_fd()) {
+                Ok(Some(frame)) => {
+                    line.greeted = true;
+                    self.on_frame(peer, &frame);
+                }
+                Ok(None) => return self.hang_up(peer),
+                Err(error) if error.is_would_block() => break,
+                Err(error) => self.cut(peer, error.to_string()),
+            }
+            self.apply();
+        }
+        self.look_after(peer);
+    }
+
+    fn on_frame(&mut self, peer: PeerId, frame: &frame::Frame) {
+        if !frame.fds.is_empty() {
+            return self.cut(peer, "ask: the broker takes no descriptors".into());
+        }
+        match wire::decode::<ToBroker>(&frame.bytes) {
+            Ok(message) => self.broker.said(peer, message, now_ms()),
+            Err(error) => self.cut(peer, format!("ask: {}", chain(&error))),
+        }
+    }
+
+    fn cut(&mut self, peer: PeerId, text: String) {
+        self.broker.cut(peer, Code::Malformed, text);
+    }
+
+    fn hang_up(&mut self, peer: PeerId) {
+        self.disconnect(peer);
+        self.broker.gone(peer);
+        self.apply();
+    }
+
+    fn disconnect(&mut self, peer: PeerId) {
+        self.watched.remove(&peer);
+        if let Some((token, line)) = self.lines.remove(&peer) {
+            self.sources.remove(&token);
+            let _ = epoll::delete(&self.epoll, &line.fd);
+        }
+    }
+
+    fn flush(&mut self, peer: PeerId) {
+        let Some((_, line)) = self.lines.get_mut(&peer) else { return };
+        match line.flush() {
+            Sent::Never => self.hang_up(peer),
+            Sent::Now | Sent::Later => self.look_after(peer),
+        }
+    }
+
+    /// Listens for what a line can do next, and remembers since when it has not taken its answers.
+    fn look_after(&mut self, peer: PeerId) {
+        let Some((token, line)) = self.lines.get_mut(&peer) else { return };
+        let (free, clogged) = (line.may_ask(self.fds_max), line.is_clogged());
+        if free && line.greeted {
+            line.since_ms = None;
+            self.watched.remove(&peer);
+        } else {
+            line.since_ms = line.since_ms.or_else(|| Some(now_ms()));
+            self.watched.insert(peer);
+        }
+        if line.interest == (free, clogged) {
+            return;
+        }
+        line.interest = (free, clogged);
+        let mut flags = epoll::EventFlags::empty();
+        flags.set(epoll::EventFlags::IN, free);
+        flags.set(epoll::EventFlags::OUT, clogged);
+        let _ = epoll::modify(&self.epoll, &line.fd, epoll::EventData::new_u64(*token), flags);
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = (PeerId, u64, bool)> {
+        self.watched.iter().filter_map(|peer| {
+            let (_, line) = self.lines.get(peer)?;
+            Some((*peer, line.since_ms?, line.greeted))
+        })
+    }
+
+    fn wait_ms(&self) -> Option<u64> {
+        let now = now_ms();
+        let mut wait = self.broker.deadline_ms().map(|by| by.saturating_sub(now));
+        let mut sooner = |ms: u64| wait = Some(wait.map_or(ms, |wait| wait.min(ms)));
+        if self.starved_ms.is_some() {
+            sooner(LOOK_MS);
+        }
+        for (_, since, greeted) in self.waiting() {
+            // A stalled peer is looked at often; one that has not spoken yet wakes us when it speaks.
+            sooner(if greeted { LOOK_MS } else { (since + self.patience_ms).saturating_sub(now) });
+        }
+        wait
+    }
+
+    fn on_time(&mut self) {
+        let now = now_ms();
+        if self.starved_ms.take_if(|since| now.saturating_sub(*since) >= LOOK_MS).is_some() {
+            self.listen(true);
+        }
+        self.broker.tick(now);
+        let waiting: Vec<_> = self.waiting().collect();
+        for (peer, since, greeted) in waiting {
+            if now.saturating_sub(since) >= self.patience_ms {
+                let why = if greeted { "left its answers unread" } else { "said nothing" };
+                self.cut(peer, format!("ask: the client {why} for {} ms", self.patience_ms));
+            } else if greeted {
+                self.flush(peer);
+            }
+        }
+        self.apply();
+    }
+
+    /// Does what the broker decided, until it has nothing more to say.
+    pub(super) fn apply(&mut self) {
+        loop {
+            let effects = self.broker.effects();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                self.effect(effect);
+            }
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Tell { peer, message } => self.tell(peer, &message, None),
+            Effect::Allocate { object, name, bytes, huge_pages } => {
+                self.objects.insert(object, Object::Away);
+                self.begin(Work::Allocate { object, name, bytes, huge_pages });
+            }
+            Effect::Lend { peer, id, object, bytes, note } => {
+                let writer = self.objects.lent(object).map(|writer| writer.lend().try_clone_to_owned());
+                match writer {
+                    Some(Ok(fd)) => self.tell_id(peer, id, Answer::Lent { bytes, note }, Some(fd)),
+                    Some(Err(error)) => self.tell_io(peer, id, "lend output", &error),
+                    None => self.tell_io(peer, id, "lend output", &io::ErrorKind::NotFound.into()),
+                }
+            }
+            Effect::Seal { object, bytes } => {
+                if let Some(writer) = self.objects.take_lent(object) {
+                    self.begin(Work::Seal { object, writer, bytes });
+                }
+            }
+            Effect::Keep { object, value } => drop(self.objects.insert(object, Object::Value(value))),
+            Effect::Open { peer, id, object, class, bytes } => match self.objects.open(object) {
+                Ok(Content::Value(value)) => self.tell_id(peer, id, Answer::Value { value }, None),
+                Ok(Content::Memory(fd) | Content::File(fd)) => {
+                    self.tell_id(peer, id, Answer::Opened { class, bytes }, Some(fd));
+                }
+                Err(error) => self.tell_io(peer, id, "open input", &error),
+            },
+            Effect::Spill { object } => self.spill(object),
+            Effect::Settle { object, moved } => self.settle(object, moved),
+            Effect::Free { object } => {
+                if let Some(object) = self.objects.remove(object) {
+                    if object.is_light() { object.free() } else { self.begin(Work::Free(object)) }
+                }
+            }
+            Effect::Revoke { object, session, bytes } => {
+                if let Some(Object::Lent(writer)) = self.objects.remove(object) {
+                    self.begin(Work::Revoke { object, session, writer, bytes });
+                }
+            }
+            Effect::Cut { peer } => self.disconnect(peer),
+        }
+    }
+
+    fn spill(&mut self, object: ObjectId) {
+        let name = StageName::new(&format!("spilled-{object}")).ok();
+        let memory = self.objects.memory(object).map(|stage| (stage.reader(), stage.bytes()));
+        match (name, memory, &self.spill_dir) {
+            (Some(name), Some((Ok(memory), bytes)), Some(dir)) => {
+                let dir = Arc::clone(dir);
+                self.begin(Work::Spill { object, memory, dir, name, bytes });
+            }
+            _ => {
+                let failure = Failure { code: Code::Io, text: "move a stage to a file".into() };
+                self.broker.spilled(object, Err(failure));
+            }
+        }
+    }
+
+    fn settle(&mut self, object: ObjectId, moved: bool) {
+        let (Some(name), Some(dir)) = (self.objects.copies.remove(&object), &self.spill_dir) else { return };
+        let copy = Object::File { dir: Arc::clone(dir), name, ours: true };
+        let unwanted = if moved { self.objects.insert(object, copy) } else { Some(copy) };
+        if let Some(unwanted) = unwanted {
+            self.begin(Work::Free(unwanted));
+        }
+    }
+
+    fn tell_io(&mut self, peer: PeerId, id: u32, doing: &str, error: &io::Error) {
+        self.tell_id(peer, id, Answer::Refused { code: Code::Io, text: format!("{doing}: {error}") }, None);
+    }
+
+    fn tell_id(&mut self, peer: PeerId, id: u32, answer: Answer, fd: Option<OwnedFd>) {
+        self.tell(peer, &FromBroker::Tell { id, answer }, fd);
+    }
+
+    fn tell(&mut self, peer: PeerId, message: &FromBroker, fd: Option<OwnedFd>) {
+        let Some((_, line)) = self.lines.get_mut(&peer) else { return };
+        let Ok(bytes) = wire::encode(message) else { return };
+        match line.send(bytes, fd) {
+            Sent::Now => {}
+            Sent::Later => self.look_after(peer),
+            // In the middle of other effects: what follows from it is applied after these.
+            Sent::Never => {
+                self.disconnect(peer);
+                self.broker.gone(peer);
+            }
+        }
+    }
+}
+
+pub(super) fn now_ms() -> u64 {
+    now_us() / 1000
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    text
+}

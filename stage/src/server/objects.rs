@@ -1,0 +1,127 @@
+//! What the broker's thread holds: memory, files, values, each under an id.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+
+use super::Content;
+use crate::broker::ObjectId;
+use crate::{MemoryStage, MemoryWriter, StageName};
+
+#[derive(Debug)]
+pub(super) enum Object {
+    /// A producer writes it.
+    Lent(MemoryWriter),
+    /// A worker has it.
+    Away,
+    Memory(MemoryStage),
+    /// A file; `ours` is one that was spilled.
+    File {
+        dir: Arc<OwnedFd>,
+        name: StageName,
+        ours: bool,
+    },
+    Value(Vec<u8>),
+}
+
+/// Giving back less than this is not worth a thread's attention: about a millisecond.
+pub(super) const LIGHT_BYTES: u64 = 8 << 20;
+
+impl Object {
+    pub(super) fn is_light(&self) -> bool {
+        match self {
+            Self::Memory(stage) => stage.bytes() <= LIGHT_BYTES,
+            Self::Lent(_) => false,
+            Self::Away | Self::Value(_) => true,
+            Self::File { ours, .. } => !ours,
+        }
+    }
+
+    /// Gives everything back.
+    pub(super) fn free(self) {
+        match self {
+            Self::File { dir, name, ours: true } => {
+                let _ = unlinkat(&*dir, name.as_str(), AtFlags::empty());
+            }
+            Self::Lent(writer) => {
+                let _ = writer.revoke();
+            }
+            Self::Away | Self::Memory(_) | Self::File { .. } | Self::Value(_) => {}
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    all: BTreeMap<ObjectId, Object>,
+    /// Spilled copies that are not yet the stage.
+    pub(super) copies: BTreeMap<ObjectId, StageName>,
+}
+
+impl Objects {
+    pub(super) fn insert(&mut self, id: ObjectId, object: Object) -> Option<Object> {
+        self.all.insert(id, object)
+    }
+
+    pub(super) fn remove(&mut self, id: ObjectId) -> Option<Object> {
+        self.all.remove(&id)
+    }
+
+    pub(super) fn holds(&self, id: ObjectId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    pub(super) fn memory(&self, id: ObjectId) -> Option<&MemoryStage> {
+        match self.all.get(&id) {
+            Some(Object::Memory(stage)) => Some(stage),
+            _ => None,
+        }
+    }
+
+    pub(super) fn lent(&self, id: ObjectId) -> Option<&MemoryWriter> {
+        match self.all.get(&id) {
+            Some(Object::Lent(writer)) => Some(writer),
+            _ => None,
+        }
+    }
+
+    /// Takes memory that is lent, for a worker to seal.
+    pub(super) fn take_lent(&mut self, id: ObjectId) -> Option<MemoryWriter> {
+        match self.all.get_mut(&id).map(|object| std::mem::replace(object, Object::Away)) {
+            Some(Object::Lent(writer)) => Some(writer),
+            Some(other) => {
+                self.all.insert(id, other);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Opens one for reading.
+    pub(super) fn open(&self, id: ObjectId) -> io::Result<Content> {
+        match self.all.get(&id) {
+            Some(Object::Memory(stage)) => stage.reader().map(Content::Memory).map_err(|error| error.source),
+            Some(Object::File { dir, name, .. }) => {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+                Ok(Content::File(openat(dir.as_fd(), name.as_str(), flags, Mode::empty())?))
+            }
+            Some(Object::Value(value)) => Ok(Content::Value(value.clone())),
+            Some(Object::Lent(_) | Object::Away) | None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    pub(super) fn drop_copies(&mut self, dir: &Arc<OwnedFd>) {
+        for name in std::mem::take(&mut self.copies).into_values() {
+            Object::File { dir: Arc::clone(dir), name, ours: true }.free();
+        }
+    }
+
+    pub(super) fn free_all(&mut self) {
+        for object in std::mem::take(&mut self.all).into_values() {
+            object.free();
+        }
+    }
+}
