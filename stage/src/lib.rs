@@ -16,12 +16,14 @@
 //! [`lend_file`] is class `file`, where a read lease proves what a seal proves for memory. [`Ledger`] knows what
 //! exists, who still needs it and what may still be allocated; it touches nothing itself.
 //!
-//! [`broker`] decides who may make and read what, through sockets that [`server`] owns. The messages are [`wire::stage`].
+//! [`broker`] decides who may make and read what, through sockets that [`server`] owns; [`client`] is what a payload links
+//! to speak with it. The messages are [`wire::stage`].
 //!
 //! **Must not know:** Kubernetes, queues, payload life cycles, which folder belongs to whom. Folders arrive as
 //! descriptors, so no path of a payload is ever walked.
 
 pub mod broker;
+pub mod client;
 pub mod server;
 
 mod copy;

@@ -9,6 +9,7 @@ use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_ge
 use rustix::io::Errno;
 use stage::{CommitReason, Lending, MapError, MemoryStage, MemoryWriter, SealedMap};
 
+#[expect(dead_code, reason = "each suite uses a part of it")]
 mod common;
 use common::{Inherited, OTHER_UID, alone, name, root, sh, skipped};
 

@@ -1,5 +1,4 @@
 //! What the suites of this crate share.
-#![expect(dead_code, reason = "each suite uses a part of it")]
 
 use std::fs::File;
 use std::io::Write;

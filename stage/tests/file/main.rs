@@ -1,5 +1,6 @@
 //! Class `file` against the kernel.
 
+#[expect(dead_code, reason = "each suite uses a part of it")]
 #[path = "../common/mod.rs"]
 mod common;
 mod hostile;

@@ -1,0 +1,134 @@
+//! Memory pressure: stages move to files, and nobody notices.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+
+use stage::server::Settings;
+use stage::{Budget, Class, Medium};
+use wire::stage::Code;
+
+use crate::common::open_dir;
+use crate::room::{Room, budget, grant, make, refused, uri};
+
+const MIB: u64 = 1 << 20;
+
+struct Spilling {
+    room: Room,
+    folder: tempfile::TempDir,
+}
+
+impl Spilling {
+    fn new(memory_bytes: u64, disk_bytes: u64) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut limits = budget(memory_bytes);
+        limits.budget = Budget { memory_bytes, disk_bytes };
+        let mut settings = Settings::new(limits);
+        settings.spill_dir = Some(OwnedFd::from(open_dir(folder.path())));
+        Self { room: Room::new(settings), folder }
+    }
+
+    fn files(&self) -> usize {
+        std::fs::read_dir(self.folder.path()).expect("list").count()
+    }
+
+    /// A payload makes `x` of that many bytes, each of them `byte`, and ends.
+    fn made(&self, payload: &str, bytes: u64, byte: u8) {
+        let session = self.room.session(grant(payload, &[("x", Class::Mem, bytes)], &[]));
+        make(&session.client(), "x", &vec![byte; usize::try_from(bytes).expect("size")]);
+        self.room.server.end_session(session.id, true).expect("end");
+    }
+
+    fn disk(&self) -> u64 {
+        self.room.server.ask(|broker| broker.ledger().used_bytes(Medium::Disk)).expect("ask")
+    }
+}
+
+#[test]
+fn the_oldest_stages_move_to_files_and_read_the_same() {
+    let spilling = Spilling::new(10 * MIB, 1 << 40);
+    for (payload, byte) in [("a", 1), ("b", 2), ("c", 3)] {
+        spilling.made(payload, 3 * MIB, byte);
+    }
+    // 9 of 10 MiB are more than four fifths: the oldest goes.
+    spilling.room.until("one is moved", |_| spilling.files() == 1 && spilling.disk() == 3 * MIB);
+    spilling.room.until("and its memory free", |room| room.used() == 6 * MIB);
+    let file = std::fs::read_dir(spilling.folder.path()).expect("list").next().expect("file").expect("file");
+    assert_eq!(file.metadata().expect("stat").mode() & 0o777, 0o444);
+    let client = spilling.room.session(grant("r", &[], &[("a", "a", "x"), ("c", "c", "x")])).client();
+    for (input, byte, in_place) in [("a", 1, false), ("c", 3, true)] {
+        let input = client.open(input).expect("open");
+        assert_eq!(input.is_in_place(), in_place);
+        assert!(input.len() == 3 * MIB && input.bytes().expect("bytes").iter().all(|b| *b == byte));
+    }
+    assert!(spilling.room.server.ask(|broker| broker.remove(&uri("a", "x"))).expect("ask"));
+    spilling.room.until("its file is gone", |_| spilling.files() == 0 && spilling.disk() == 0);
+}
+
+#[test]
+fn a_stage_that_someone_may_have_mapped_stays_in_memory() {
+    let spilling = Spilling::new(10 * MIB, 1 << 40);
+    spilling.made("a", 4 * MIB, 1);
+    let reads = spilling.room.session(grant("r", &[], &[("a", "a", "x")]));
+    let client = reads.client();
+    let input = client.open("a").expect("open");
+    spilling.made("b", 3 * MIB, 2);
+    spilling.made("c", 3 * MIB, 3);
+    // The oldest is held, so that the next one goes.
+    spilling.room.until("another is moved", |room| room.used() == 7 * MIB);
+    assert!(input.is_in_place() && client.open("a").expect("open").is_in_place());
+    drop((input, client));
+    spilling.room.server.end_session(reads.id, true).expect("end");
+    spilling.made("d", 2 * MIB, 4);
+    spilling.room.until("with its reader gone it may go", |room| room.used() == 5 * MIB);
+}
+
+#[test]
+fn a_create_waits_for_the_room_that_spilling_makes() {
+    let spilling = Spilling::new(8 * MIB, 1 << 40);
+    spilling.made("a", 3 * MIB, 1);
+    spilling.made("b", 3 * MIB, 2);
+    spilling.made("c", 8 * MIB, 3);
+    assert_eq!(spilling.disk(), 6 * MIB);
+    let session = spilling.room.session(grant("r", &[("x", Class::Mem, 9 * MIB)], &[]));
+    refused(session.client().create("x", 9 * MIB), Code::OverBudget);
+}
+
+#[test]
+fn a_create_is_refused_when_the_disk_has_no_room_either() {
+    let spilling = Spilling::new(8 * MIB, 2 * MIB);
+    spilling.made("a", 6 * MIB, 1);
+    let session = spilling.room.session(grant("r", &[("x", Class::Mem, 8 * MIB)], &[]));
+    refused(session.client().create("x", 3 * MIB), Code::OverBudget);
+    assert_eq!((spilling.files(), spilling.room.used()), (0, 6 * MIB));
+    make(&session.client(), "x", &[1; 1024]);
+}
+
+#[test]
+fn what_was_spilled_goes_with_the_broker() {
+    let spilling = Spilling::new(4 * MIB, 1 << 40);
+    spilling.made("a", 4 * MIB, 1);
+    spilling.room.until("it is moved", |_| spilling.files() == 1 && spilling.disk() > 0);
+    let Spilling { room, folder } = spilling;
+    drop(room);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("list").count(), 0);
+}
+
+#[test]
+fn readers_that_were_released_before_the_commit_leave_nothing() {
+    let spilling = Spilling::new(4 * MIB, 1 << 40);
+    let session = spilling.room.session(grant("a", &[("x", Class::Mem, MIB)], &[]));
+    let client = session.client();
+    let output = client.create("x", MIB).expect("create");
+    let released = spilling.room.server.ask(|broker| broker.release(&uri("a", "x"), &crate::room::reader()));
+    assert!(released.expect("ask").is_ok());
+    output.commit().expect("commit");
+    let stages: BTreeSet<_> = spilling
+        .room
+        .server
+        .ask(|broker| broker.stages().map(|(uri, ..)| uri.clone()).collect())
+        .expect("ask");
+    assert!(stages.is_empty());
+    spilling.room.server.end_session(session.id, true).expect("end");
+    assert_eq!(spilling.room.used(), 0);
+}
