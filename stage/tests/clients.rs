@@ -79,3 +79,20 @@ fn the_python_package_passes_its_tests() {
     let told = passes(&mut python, &producer, &consumer);
     assert!(told.contains("Ran ") && !told.contains("Ran 0"), "{told}");
 }
+
+#[test]
+fn the_c_header_compiles_without_a_warning_and_passes_its_test() {
+    if !works(Command::new("cc").arg("--version")) {
+        return skipped("the_c_header_compiles_without_a_warning_and_passes_its_test", "cc");
+    }
+    let (room, producer, consumer) = stages();
+    let program = room.folder.path().join("test_stages");
+    let compiled = Command::new("cc")
+        .args(["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wconversion", "-o"])
+        .arg(&program)
+        .arg(clients().join("c/test_stages.c"))
+        .output()
+        .expect("cc");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    passes(&mut Command::new(program), &producer, &consumer);
+}
