@@ -104,7 +104,7 @@ pub enum Effect {
     /// Answer with a writable descriptor.
     Lend { peer: PeerId, id: u32, object: ObjectId, bytes: u64, note: Option<String> },
     /// Make it a stage of `bytes` bytes, then report [`Broker::sealed`].
-    Seal { object: ObjectId, bytes: u64 },
+    Seal { object: ObjectId, session: SessionId, bytes: u64 },
     /// Keep an inline value.
     Keep { object: ObjectId, value: Vec<u8> },
     /// Answer with a read-only descriptor, or with the value.

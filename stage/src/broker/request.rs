@@ -201,7 +201,7 @@ impl Broker {
                     return self.refuse(peer, id, Code::TooLarge, text);
                 }
                 self.set(session, name, Making::Sealing { by, id, object, bytes: created });
-                self.effects.push(Effect::Seal { object, bytes });
+                self.effects.push(Effect::Seal { object, session, bytes });
             }
             Some(making) if making.owner() == Some(peer) => {
                 self.refuse(peer, id, Code::Busy, no("it is still being worked on; try again"));

@@ -5,7 +5,7 @@
 //!  payload --frames--> epoll -------> | Broker |
 //!  workers: allocate, seal, spill --> +--------+ --answers--> payload
 //! ```
-//! Whatever takes longer than a message is done by a worker (taking and freeing pages, sealing, spilling), so that a payload
+//! Whatever takes long is done by a worker (taking and freeing pages, sealing more than a little, spilling), so that a payload
 //! with a gigabyte delays nobody but those with gigabytes.
 //!
 //! # Guarantees
