@@ -11,6 +11,7 @@ use rustix::fs::{
     unlinkat,
 };
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+use rustix::path::Arg;
 
 use crate::memory::{proc_path, take_pages, within};
 use crate::reader::size;
@@ -27,6 +28,8 @@ pub enum WhyCopied {
     OtherFileSystem,
     /// The file system has no hard links, or the file has as many as it can.
     NoLinks,
+    /// It has several names in its folder, and each of them must be the only one.
+    ManyNames,
 }
 
 impl fmt::Display for WhyCopied {
@@ -36,6 +39,7 @@ impl fmt::Display for WhyCopied {
             Self::NoLease => "its file system has no leases",
             Self::OtherFileSystem => "it lies on another file system",
             Self::NoLinks => "its file system has no link left for it",
+            Self::ManyNames => "it has several names",
         })
     }
 }
@@ -52,13 +56,24 @@ pub(crate) fn link(
     dir: BorrowedFd<'_>,
     name: &StageName,
 ) -> Result<Linked, CommitReason> {
+    link_entry(file, dir, name.as_str()).map_err(|errno| match errno {
+        Errno::EXIST => CommitReason::Exists { name: name.clone() },
+        errno => CommitReason::io("link it")(errno),
+    })
+}
+
+/// The same for a name that is no stage name.
+pub(crate) fn link_entry<P: Arg>(
+    file: BorrowedFd<'_>,
+    dir: BorrowedFd<'_>,
+    name: P,
+) -> rustix::io::Result<Linked> {
     // By descriptor: whatever has the payload's name by then, this is the inode that was judged.
-    match linkat(CWD, proc_path(file), dir, name.as_str(), AtFlags::SYMLINK_FOLLOW) {
+    match linkat(CWD, proc_path(file), dir, name, AtFlags::SYMLINK_FOLLOW) {
         Ok(()) => Ok(Linked::Yes),
-        Err(Errno::EXIST) => Err(CommitReason::Exists { name: name.clone() }),
         Err(Errno::XDEV) => Ok(Linked::No(WhyCopied::OtherFileSystem)),
         Err(Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP) => Ok(Linked::No(WhyCopied::NoLinks)),
-        Err(errno) => Err(CommitReason::io("link it")(errno)),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -76,7 +91,7 @@ pub(crate) fn copy(
     Ok(bytes)
 }
 
-fn fill(from: BorrowedFd<'_>, to: BorrowedFd<'_>, max_bytes: u64) -> Result<u64, CommitReason> {
+pub(crate) fn fill(from: BorrowedFd<'_>, to: BorrowedFd<'_>, max_bytes: u64) -> Result<u64, CommitReason> {
     if ioctl_ficlone(to, from).is_err() {
         let stat = fstat(from).map_err(CommitReason::io("look at it"))?;
         within(size(&stat), max_bytes)?;

@@ -34,6 +34,24 @@ pub enum CommitReason {
     /// It would lead elsewhere.
     #[error("it is a symbolic link")]
     Symlink,
+    /// A link out of its folder.
+    #[error("it is a symbolic link that leaves the output")]
+    LeadsOut,
+    /// More entries in a folder than are allowed.
+    #[error("the folder has more than {max} entries")]
+    TooManyEntries {
+        /// How many there may be.
+        max: u64,
+    },
+    /// Folders in folders, deeper than is allowed.
+    #[error("it lies more than {max} folders deep")]
+    TooDeep {
+        /// How deep it may be.
+        max: usize,
+    },
+    /// A file where a folder should be.
+    #[error("it is a {0}, not a folder")]
+    NotFolder(Kind),
     /// Opening it could block, or have effects.
     #[error("it is a {0}, not a regular file")]
     NotRegular(Kind),
@@ -103,6 +121,8 @@ impl CommitReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Kind {
+    RegularFile,
+    Symlink,
     Directory,
     Fifo,
     Socket,
@@ -115,6 +135,8 @@ impl From<rustix::fs::FileType> for Kind {
     fn from(kind: rustix::fs::FileType) -> Self {
         use rustix::fs::FileType;
         match kind {
+            FileType::RegularFile => Self::RegularFile,
+            FileType::Symlink => Self::Symlink,
             FileType::Directory => Self::Directory,
             FileType::Fifo => Self::Fifo,
             FileType::Socket => Self::Socket,
@@ -128,6 +150,8 @@ impl From<rustix::fs::FileType> for Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::RegularFile => "regular file",
+            Self::Symlink => "symbolic link",
             Self::Directory => "directory",
             Self::Fifo => "FIFO",
             Self::Socket => "socket",

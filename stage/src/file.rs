@@ -24,6 +24,7 @@ use rustix::fs::{
     statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,10 +71,10 @@ pub enum Landing {
 }
 
 /// What the payload left, as its inode says.
-struct Judged {
+pub(crate) struct Judged {
     /// O_PATH: not opened yet.
-    path: OwnedFd,
-    stat: Stat,
+    pub(crate) path: OwnedFd,
+    pub(crate) stat: Stat,
 }
 
 impl OutputFile {
@@ -228,18 +229,23 @@ impl OutputFile {
 
 /// One component below `dir`, no link followed, no mount crossed, nothing opened.
 pub(crate) fn open_path(dir: BorrowedFd<'_>, name: &StageName) -> rustix::io::Result<OwnedFd> {
+    open_entry(dir, name.as_str())
+}
+
+/// The same for a name that is no stage name; it must be one component.
+pub(crate) fn open_entry<P: Arg + Copy>(dir: BorrowedFd<'_>, name: P) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
-    match openat2(dir, name.as_str(), flags, Mode::empty(), resolve) {
+    match openat2(dir, name, flags, Mode::empty(), resolve) {
         // Before Linux 5.6, or hidden by a seccomp profile. A name is one component, so O_NOFOLLOW says the same but
         // for mounts, and a payload without capabilities mounts nothing here.
-        Err(Errno::NOSYS | Errno::PERM) => openat(dir, name.as_str(), flags, Mode::empty()),
+        Err(Errno::NOSYS | Errno::PERM) => openat(dir, name, flags, Mode::empty()),
         other => other,
     }
 }
 
 /// Opens a regular file for reading; first fills its holes when it is memory of our own.
-fn open_judged(judged: &Judged, ours: bool) -> Result<OwnedFd, CommitReason> {
+pub(crate) fn open_judged(judged: &Judged, ours: bool) -> Result<OwnedFd, CommitReason> {
     let path = judged.path.as_fd();
     if ours && judged.stat.st_mode & 0o600 != 0o600 {
         // A umask or a chmod of the payload's (same uid) must not shut the owner out.
@@ -265,6 +271,6 @@ fn sole_name(stat: &Stat) -> Result<(), CommitReason> {
     }
 }
 
-fn links(stat: &Stat) -> usize {
+pub(crate) fn links(stat: &Stat) -> usize {
     usize::try_from(stat.st_nlink).unwrap_or(usize::MAX)
 }

@@ -13,7 +13,8 @@
 //!
 //! ## Rooms
 //! [`MemoryWriter`] -> [`MemoryStage`] -> [`SealedMap`] is class `mem`; [`OutputFile`] -> [`FileStage`] ->
-//! [`lend_file`] is class `file`, where a read lease proves what a seal proves for memory. [`Ledger`] knows what
+//! [`lend_file`] is class `file`, where a read lease proves what a seal proves for memory; [`commit_folder`] does the same for
+//! a tree of files. [`Ledger`] knows what
 //! exists, who still needs it and what may still be allocated; it touches nothing itself.
 //!
 //! [`broker`] decides who may make and read what, through sockets that [`server`] owns; [`client`] is what a payload links
@@ -29,6 +30,7 @@ pub mod server;
 mod copy;
 mod error;
 mod file;
+mod folder;
 mod lease;
 mod ledger;
 mod lend;
@@ -41,6 +43,9 @@ mod sys;
 pub use copy::WhyCopied;
 pub use error::{CommitError, CommitReason, Kind};
 pub use file::{FileStage, Landing, OutputFile, PrepareError};
+pub use folder::{
+    FolderError, FolderLimits, FolderStage, commit_folder, lend_folder, prepare_folder, remove_folder,
+};
 pub use lease::{FileLease, LeaseError};
 pub use ledger::{
     Budget, Class, Fate, Ledger, LedgerError, Medium, OBJECTS_MAX, Object, Reservation, ReserveError,
