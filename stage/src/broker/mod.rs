@@ -446,3 +446,6 @@ impl From<Class> for wire::stage::Class {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

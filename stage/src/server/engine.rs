@@ -174,10 +174,11 @@ impl Engine {
         match report {
             Report::Allocated { object, result: Ok((writer, note)) } => {
                 // Whoever asked for it may have gone meanwhile.
-                if self.objects.holds(object) {
-                    self.objects.insert(object, Object::Lent(writer));
-                    self.broker.allocated(object, Ok(note));
+                if !self.objects.holds(object) {
+                    return self.begin(Work::Free(Object::Lent(writer)));
                 }
+                self.objects.insert(object, Object::Lent(writer));
+                self.broker.allocated(object, Ok(note));
             }
             Report::Allocated { object, result: Err(failure) } => {
                 self.objects.remove(object);
@@ -185,10 +186,9 @@ impl Engine {
             }
             Report::Sealed { object, result } => {
                 if !self.objects.holds(object) {
-                    if let Err((writer, _)) = result {
-                        self.begin(Work::Free(Object::Lent(writer)));
-                    }
-                    return;
+                    let unwanted = result
+                        .map_or_else(|(writer, _)| Object::Lent(writer), |(stage, _)| Object::Memory(stage));
+                    return self.begin(Work::Free(unwanted));
                 }
                 match result {
                     Ok((stage, sealed)) => {
