@@ -192,10 +192,10 @@ fn produce(folder: &Path, port: &str) -> Outcome<()> {
         match method.as_str() {
             "stage" => {
                 let client = Client::connect(&folder.join(format!("p{round}")))?;
-                let output = client.create("x", size as u64)?;
+                let mut output = client.create("x", size as u64)?;
                 output.write_at(0, &bytes)?;
                 began = now_ns();
-                seal_us = output.commit_timed(size as u64).map_err(|lost| lost.to_string())?.1;
+                seal_us = output.commit_timed(size as u64)?.1;
             }
             "pipe" => pipe.write_all(&bytes)?,
             "unix" => unix.write_all(&bytes)?,

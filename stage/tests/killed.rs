@@ -19,7 +19,7 @@ fn a_child_that_is_killed() {
     let Some(path) = std::env::var_os("STAGE_TEST_CHILD") else { return };
     let client = stage::client::Client::connect(path.as_ref()).expect("connect");
     for round in 0.. {
-        let output = client.create("x", 1 << 20).expect("create");
+        let mut output = client.create("x", 1 << 20).expect("create");
         let window = output.window().expect("map");
         output.write_at(round % 1000, b"half").expect("write");
         drop(window);

@@ -241,6 +241,8 @@ pub struct Broker {
     making: BTreeMap<ObjectId, (SessionId, StageName)>,
     /// Memory off the ledger that these sessions may still hold.
     lingering: BTreeMap<ObjectId, (u64, BTreeSet<SessionId>)>,
+    /// Stages that went with their last reader: nobody waits for them any more.
+    released: BTreeSet<StageUri>,
     waiters: Waiters,
     pressure: Pressure,
     counts: Counts,
@@ -260,6 +262,7 @@ impl Broker {
             stages: BTreeMap::new(),
             making: BTreeMap::new(),
             lingering: BTreeMap::new(),
+            released: BTreeSet::new(),
             waiters: Waiters::default(),
             pressure: Pressure::default(),
             counts: Counts::default(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Broker, Effect, ObjectId, SessionId, Stage};
-use crate::{Class, Fate, LedgerError, Medium, Reservation, ReserveError, StageName, StageUri};
+use crate::{Class, Fate, LedgerError, Medium, OBJECTS_MAX, Reservation, ReserveError, StageName, StageUri};
 
 /// A stage that could not be put on the broker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +102,11 @@ impl Broker {
         let fate = self.ledger.release(uri, reader)?;
         if fate == Fate::Gone {
             self.take_away(uri);
+            if self.released.len() >= OBJECTS_MAX {
+                // Then those that ask for an old one are told that it is not there yet, and wait in vain.
+                self.released.clear();
+            }
+            self.released.insert(uri.clone());
         }
         Ok(fate)
     }
@@ -116,6 +121,7 @@ impl Broker {
     /// Drops all of a workflow.
     pub fn end_workflow(&mut self, workflow: &StageName) -> usize {
         let gone = self.ledger.end_workflow(workflow);
+        self.released.retain(|uri| uri.workflow != *workflow);
         for (uri, _) in &gone {
             self.take_away(uri);
         }
@@ -150,6 +156,7 @@ impl Broker {
         producer: Option<SessionId>,
     ) {
         let age = self.fresh();
+        self.released.remove(uri);
         // A producer may have kept its writable descriptor: it can change nothing, but the memory lives as long.
         let holders: BTreeSet<SessionId> = producer.into_iter().collect();
         self.stages.insert(uri.clone(), Stage { object, class, bytes, age, holders });

@@ -293,7 +293,7 @@ impl Broker {
         if self.stages.contains_key(&input.uri) {
             return self.hand_out(peer, id, session, &input.uri);
         }
-        if !input.live {
+        if !input.live || self.released.contains(&input.uri) {
             let text = format!("open input \"{name}\": {} was released, or never made", input.uri);
             return self.refuse(peer, id, Code::Gone, text);
         }

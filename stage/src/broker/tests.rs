@@ -154,6 +154,25 @@ impl World {
         self.broker.ledger().used_bytes(medium)
     }
 
+    /// What holds between any two events.
+    fn check(&self) {
+        let broker = &self.broker;
+        let reserved = broker.ledger().objects().count();
+        assert_eq!(reserved, broker.stages.len() + broker.making.len(), "the ledger has what there is");
+        for output in broker.sessions.values().flat_map(|session| session.outputs.values()) {
+            let owner = output.making.owner();
+            assert!(
+                owner.is_none_or(|owner| broker.peers.contains_key(&owner)),
+                "{output:?} has an owner that lives"
+            );
+            assert!(output.making.object().is_none_or(|(object, _)| broker.making.contains_key(&object)));
+        }
+        assert_eq!(self.peers.len(), broker.peers.len());
+        // Lingering memory counts too, and is what alone may exceed the budget.
+        let lingering: u64 = broker.lingering.values().map(|(bytes, _)| *bytes).sum();
+        assert!(self.used(Medium::Memory) <= 100 + lingering);
+    }
+
     /// Everyone ends, and everything is removed: nothing may be left.
     fn close(mut self) {
         while !self.work.is_empty() {
@@ -262,16 +281,14 @@ proptest! {
                     world.apply();
                 }
             }
-            // Lingering memory counts too, and is what alone may exceed the budget.
-            let lingering: u64 = world.broker.lingering.values().map(|(bytes, _)| *bytes).sum();
-            prop_assert!(world.used(Medium::Memory) <= 100 + lingering);
+            world.check();
         }
         world.close();
     }
 }
 
-#[test]
-fn creates_that_wait_for_room_are_served_in_order_and_a_small_one_waits_its_turn() {
+/// A stage of 60 of 100 bytes that may be spilled, and a Create of 60 that waits for it.
+fn crowded() -> (World, PeerId) {
     let mut world = World::new(limits(100, true));
     let maker = world.connect(0).expect("peer");
     world.ask(maker, Request::Create { output: "a".into(), bytes: 60, huge_pages: false });
@@ -282,9 +299,25 @@ fn creates_that_wait_for_room_are_served_in_order_and_a_small_one_waits_its_turn
     let session = world.broker.open_session(grant("q", &["a", "b"], &[])).expect("session");
     world.sessions[0] = session;
     let peer = world.connect(0).expect("peer");
-    let large = world.ask(peer, Request::Create { output: "a".into(), bytes: 60, huge_pages: false });
-    assert!(world.open.contains(&(peer, large)), "it waits");
+    let waits = world.ask(peer, Request::Create { output: "a".into(), bytes: 60, huge_pages: false });
+    assert!(world.open.contains(&(peer, waits)), "it waits");
     assert!(matches!(world.work.as_slice(), [Effect::Spill { .. }]));
+    (world, peer)
+}
+
+#[test]
+fn a_create_that_waits_for_room_goes_with_its_connection() {
+    let (mut world, peer) = crowded();
+    world.gone(peer);
+    world.done(0, true);
+    assert!(world.work.is_empty(), "{:?}", world.work);
+    world.check();
+    world.close();
+}
+
+#[test]
+fn a_create_waits_until_a_stage_was_moved() {
+    let (mut world, _) = crowded();
     world.done(0, true);
     assert!(matches!(world.work.as_slice(), [Effect::Allocate { bytes: 60, .. }]));
     assert_eq!((world.used(Medium::Memory), world.used(Medium::Disk)), (60, 60));

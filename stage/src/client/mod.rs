@@ -7,7 +7,7 @@
 //! let client = Client::from_env()?; // LATEBIND_STAGE, set by the pilot
 //! let masses = client.open("masses")?; // an input of this payload
 //! let sum: u64 = masses.bytes()?.iter().map(|byte| u64::from(*byte)).sum();
-//! let output = client.create("sum", 8)?; // an output of it
+//! let mut output = client.create("sum", 8)?; // an output of it
 //! output.write_at(0, &sum.to_le_bytes())?;
 //! output.commit()?;
 //! # Ok(()) }
@@ -38,7 +38,7 @@ use wire::stage::{Answer, Code, Listing, Request, VALUE_BYTES_MAX, WAIT_MS_MAX};
 use crate::StageName;
 
 pub use input::{Input, InputError};
-pub use output::{NotCommitted, Output, Window};
+pub use output::{Output, Window};
 pub use wire::stage::{InputRow, OutputRow};
 
 use line::Line;

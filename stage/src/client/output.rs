@@ -1,6 +1,5 @@
 //! An output that is being written.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,27 +20,6 @@ pub struct Output<'client> {
     bytes: u64,
     at: u64,
     note: Option<String>,
-}
-
-/// An output that is no stage yet.
-#[derive(Debug)]
-pub struct NotCommitted<'client> {
-    /// It can be committed again, if the error was [`wire::stage::Code::Busy`]; dropped, it is abandoned.
-    pub output: Output<'client>,
-    /// Why.
-    pub error: ClientError,
-}
-
-impl fmt::Display for NotCommitted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for NotCommitted<'_> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.error)
-    }
 }
 
 /// A writable mapping of an output. It borrows the output, so that none is left when it is committed.
@@ -142,20 +120,21 @@ impl<'client> Output<'client> {
         Ok(Window { map, output: PhantomData })
     }
 
-    /// Makes it a stage, as large as it was created. Nobody can change it any more, this process included.
+    /// Makes it a stage, as large as it was created. Nobody can change it any more, this process included; what is left here
+    /// refuses every call.
     ///
     /// # Errors
-    /// When another process has it mapped for writing. It comes back and may be committed again.
-    pub fn commit(self) -> Result<u64, Box<NotCommitted<'client>>> {
-        let bytes = self.bytes;
-        self.commit_first(bytes)
+    /// [`Busy`](wire::stage::Code::Busy) when another process has it mapped for writing: it is as it was, and may be committed
+    /// again.
+    pub fn commit(&mut self) -> Result<u64, ClientError> {
+        self.commit_first(self.bytes)
     }
 
     /// Makes its first `bytes` bytes a stage.
     ///
     /// # Errors
     /// As [`commit`](Self::commit), and when it has fewer.
-    pub fn commit_first(self, bytes: u64) -> Result<u64, Box<NotCommitted<'client>>> {
+    pub fn commit_first(&mut self, bytes: u64) -> Result<u64, ClientError> {
         self.commit_timed(bytes).map(|(bytes, _)| bytes)
     }
 
@@ -163,14 +142,10 @@ impl<'client> Output<'client> {
     ///
     /// # Errors
     /// As there.
-    pub fn commit_timed(mut self, bytes: u64) -> Result<(u64, u64), Box<NotCommitted<'client>>> {
-        match self.client.commit(&self.name, bytes) {
-            Ok(done) => {
-                self.fd = None;
-                Ok(done)
-            }
-            Err(error) => Err(Box::new(NotCommitted { output: self, error })),
-        }
+    pub fn commit_timed(&mut self, bytes: u64) -> Result<(u64, u64), ClientError> {
+        let done = self.client.commit(&self.name, bytes)?;
+        self.fd = None;
+        Ok(done)
     }
 }
 

@@ -15,6 +15,7 @@
 //!
 //! **Must not know:** who may do what; containers, queues, where sockets lie.
 
+mod apply;
 mod engine;
 mod line;
 mod objects;

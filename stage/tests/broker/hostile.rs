@@ -243,7 +243,7 @@ fn another_user_can_not_reopen_a_stage_for_writing() {
 fn a_producer_can_change_nothing_after_its_commit() {
     let (_room, producer, consumer) = Room::pair();
     let client = producer.client();
-    let output = client.create("x", 8192).expect("create");
+    let mut output = client.create("x", 8192).expect("create");
     let old: OwnedFd = output.fd().expect("fd").try_clone_to_owned().expect("dup");
     output.commit().expect("commit");
     assert_eq!(ftruncate(&old, 0), Err(Errno::PERM));
@@ -258,7 +258,7 @@ fn a_producer_can_change_nothing_after_its_commit() {
 fn a_producer_that_punches_holes_gets_them_filled() {
     let (_room, producer, consumer) = Room::pair();
     let client = producer.client();
-    let output = client.create("x", 1 << 20).expect("create");
+    let mut output = client.create("x", 1 << 20).expect("create");
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     fallocate(output.fd().expect("fd"), punch, 0, 1 << 20).expect("punch");
     output.commit().expect("commit");

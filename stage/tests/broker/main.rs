@@ -77,7 +77,7 @@ fn an_empty_output_is_a_stage() {
     make(&producer, "x", b"");
     let input = consumer.open("x").expect("open");
     assert!(input.is_empty() && input.bytes().expect("bytes").is_empty());
-    let output = producer.create("y", 100).expect("create");
+    let mut output = producer.create("y", 100).expect("create");
     output.commit_first(0).expect("commit");
     assert!(consumer.open("y").expect("open").is_empty());
 }
@@ -99,7 +99,7 @@ fn the_broker_pays_for_the_pages_before_it_lends_them() {
 fn huge_pages_are_had_or_the_reason_is_said() {
     let (_room, producer, consumer) = Room::pair();
     let client = producer.client();
-    let output = client.create_huge("x", 4 << 20).expect("create");
+    let mut output = client.create_huge("x", 4 << 20).expect("create");
     let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
     let has = setting.is_ok_and(|text| !text.contains("[never]") && !text.contains("[deny]"));
     assert_eq!(output.note().is_none(), has, "{:?}", output.note());
@@ -144,7 +144,8 @@ fn an_input_that_was_released_is_gone() {
     let kept = client.open("x").expect("open");
     let fate = room.server.ask(|broker| broker.release(&uri("producer", "x"), &reader())).expect("ask");
     assert_eq!(fate, Ok(Fate::Gone));
-    refused(client.open("x"), Code::NotThere);
+    refused(client.open("x"), Code::Gone);
+    refused(client.wait("x", SOON), Code::Gone);
     assert_eq!(kept.bytes().expect("bytes"), b"hello", "a mapping outlives the name");
     assert_eq!(room.used(), 5, "and counts while its holder lives");
     room.server.end_session(consumer.id, true).expect("end");
@@ -158,7 +159,7 @@ fn an_input_that_was_released_is_gone() {
 fn an_output_is_made_once_by_whoever_created_it() {
     let (_room, producer, _consumer) = Room::pair();
     let (one, two) = (producer.client(), producer.raw());
-    let output = one.create("x", 4).expect("create");
+    let mut output = one.create("x", 4).expect("create");
     refused(one.create("x", 4), Code::Exists);
     let commit = || Request::Commit { output: "x".into(), bytes: 4 };
     let no = |answer: Answer, code: Code| match answer {
@@ -178,10 +179,10 @@ fn an_output_is_made_once_by_whoever_created_it() {
 fn a_commit_of_more_than_was_created_is_refused_and_a_retry_passes() {
     let (_room, producer, _consumer) = Room::pair();
     let client = producer.client();
-    let output = client.create("x", 4).expect("create");
+    let mut output = client.create("x", 4).expect("create");
     let lost = output.commit_first(5).expect_err("too much");
-    assert_eq!(lost.error.code(), Some(Code::TooLarge));
-    lost.output.commit().expect("commit");
+    assert_eq!(lost.code(), Some(Code::TooLarge));
+    output.commit().expect("commit");
 }
 
 #[test]
@@ -189,13 +190,13 @@ fn a_commit_while_it_is_mapped_for_writing_is_busy() {
     let _alone = alone();
     let (_room, producer, consumer) = Room::pair();
     let client = producer.client();
-    let output = client.create("x", 4096).expect("create");
+    let mut output = client.create("x", 4096).expect("create");
     let map = memmap2::MmapOptions::new().map_raw(&output.fd().expect("fd")).expect("map");
     let lost = output.commit().expect_err("mapped");
-    assert_eq!(lost.error.code(), Some(Code::Busy), "{lost}");
+    assert_eq!(lost.code(), Some(Code::Busy), "{lost}");
     assert!(lost.to_string().ends_with("unmap it and commit again"), "{lost}");
     drop(map);
-    lost.output.commit().expect("free now");
+    output.commit().expect("free now");
     assert_eq!(consumer.client().open("x").expect("open").len(), 4096);
 }
 
@@ -203,12 +204,12 @@ fn a_commit_while_it_is_mapped_for_writing_is_busy() {
 fn memory_that_its_producer_cut_is_refused() {
     let (_room, producer, _consumer) = Room::pair();
     let client = producer.client();
-    let output = client.create("x", 8192).expect("create");
+    let mut output = client.create("x", 8192).expect("create");
     rustix::fs::ftruncate(output.fd().expect("fd"), 4096).expect("cut");
     assert!(rustix::fs::ftruncate(output.fd().expect("fd"), 8192).is_err(), "and can't grow again");
     let lost = output.commit().expect_err("too small");
-    assert_eq!(lost.error.code(), Some(Code::TooSmall));
-    lost.output.commit_first(4096).expect("what is there");
+    assert_eq!(lost.code(), Some(Code::TooSmall));
+    output.commit_first(4096).expect("what is there");
 }
 
 #[test]

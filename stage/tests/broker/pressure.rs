@@ -119,7 +119,7 @@ fn readers_that_were_released_before_the_commit_leave_nothing() {
     let spilling = Spilling::new(4 * MIB, 1 << 40);
     let session = spilling.room.session(grant("a", &[("x", Class::Mem, MIB)], &[]));
     let client = session.client();
-    let output = client.create("x", MIB).expect("create");
+    let mut output = client.create("x", MIB).expect("create");
     let released = spilling.room.server.ask(|broker| broker.release(&uri("a", "x"), &crate::room::reader()));
     assert!(released.expect("ask").is_ok());
     output.commit().expect("commit");

@@ -207,7 +207,7 @@ pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>, code: 
 
 /// Makes a whole output through a client.
 pub(crate) fn make(client: &Client, output: &str, bytes: &[u8]) {
-    let made = client.create(output, bytes.len() as u64).expect("create");
+    let mut made = client.create(output, bytes.len() as u64).expect("create");
     made.write_at(0, bytes).expect("write");
     made.commit().expect("commit");
 }
