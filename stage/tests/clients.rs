@@ -16,7 +16,7 @@ use std::sync::Arc;
 use stage::Class;
 use stage::server::Made;
 
-use common::{name, open_dir, skipped};
+use common::{open_dir, skipped};
 use room::{Room, Session, grant, reader, settings, uri};
 
 /// Outputs enough for every test of a suite to have its own.
@@ -34,7 +34,7 @@ fn stages() -> (Room, Session, Session) {
     std::fs::write(room.folder.path().join("file"), b"in a file").expect("write");
     let dir = Arc::new(OwnedFd::from(open_dir(room.folder.path())));
     let readers = BTreeSet::from([reader()]);
-    let file = Made::File { dir, name: name("file"), bytes: 9 };
+    let file = Made::File { dir, path: "file".into(), bytes: 9 };
     let value = Made::Value(b"inline".to_vec());
     for (output, made) in [("file", file), ("value", value)] {
         assert!(room.server.insert(&uri("pilot", output), made, &readers).expect("ask").expect("insert"));

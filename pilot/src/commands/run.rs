@@ -112,7 +112,7 @@ async fn drive(config: Config, entries: Vec<Entry>, mut show: Show) -> RunExit {
 pub(super) fn local_exit(error: &LocalError) -> RunExit {
     complain(&chain(error));
     match error {
-        LocalError::Attach(_) | LocalError::Ids(_) => RunExit::HostUnable,
+        LocalError::Attach(_) | LocalError::Ids(_) | LocalError::Stages(_) => RunExit::HostUnable,
         LocalError::Folders(_) | LocalError::Store(_) | LocalError::Shim(_) => RunExit::BadInput,
     }
 }

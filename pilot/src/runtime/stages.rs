@@ -1,6 +1,9 @@
 //! The stages of this pilot: reserved before a payload is launched, committed when it has ended well, lent to those that
 //! read them, gone with the last reader. An output that nobody reads is saved, if asked for, and gone.
 //!
+//! They are on the broker, which keeps the ledger and whatever lies in memory; here it is known where files lie. So what a
+//! payload made by path is there for a client library, and the other way round.
+//!
 //! A pilot that may come back writes down beside committed files who will read them ([`NOTE`]): its next life finds them
 //! there ([`Stages::recover`]). Memory is gone with the pilot; its producers run again.
 //!
@@ -8,16 +11,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pilot_core::{Fault, FaultClass};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, statat};
 use serde::{Deserialize, Serialize};
+use stage::broker::{Broker, Limits};
+use stage::server::{BrokerServer, Content, Made, Settings, Stopped};
 use stage::{
-    Budget, Class, Fate, Ledger, Lending, Medium, MemoryStage, MemoryWriter, OutputFile, Reservation,
-    ReserveError, StageName, StageUri, lend_file,
+    Budget, Class, Fate, Lending, Medium, MemoryStage, MemoryWriter, OutputFile, Reservation, ReserveError,
+    StageName, StageUri, lend_file,
 };
 
 use wire::pilot::StageRow;
@@ -31,7 +36,11 @@ pub(super) const FILE_INPUTS: &str = "/.latebind/in";
 /// All stages of a pilot.
 #[derive(Debug)]
 pub(super) struct Stages {
+    broker: BrokerServer,
     state: Mutex<State>,
+    /// The folder below which files lie, and a descriptor of it once the first one does.
+    root: PathBuf,
+    root_fd: OnceLock<Arc<OwnedFd>>,
     /// Files are to be found again by the next pilot of this name.
     noted: bool,
 }
@@ -47,16 +56,11 @@ struct Noted {
     readers: BTreeSet<StageName>,
 }
 
+/// Held while the broker is asked to change what is in it, so that the two agree.
 #[derive(Debug)]
 struct State {
-    ledger: Ledger,
-    held: BTreeMap<StageUri, Held>,
-}
-
-#[derive(Debug)]
-enum Held {
-    File(PathBuf),
-    Memory(MemoryStage),
+    /// Where the stages in files lie.
+    files: BTreeMap<StageUri, PathBuf>,
 }
 
 /// An output that a bound payload may write.
@@ -78,10 +82,13 @@ pub(super) enum OpenInput {
 }
 
 impl Stages {
-    pub(super) fn new(memory_bytes: u64, noted: bool) -> Self {
+    /// Starts the broker; files will lie below `root`.
+    pub(super) fn new(memory_bytes: u64, noted: bool, root: PathBuf) -> std::io::Result<Self> {
         // The disk's own limit is the file system's; ours would only guess at what others will write to it.
-        let ledger = Ledger::new(Budget { memory_bytes, disk_bytes: u64::MAX });
-        Self { state: Mutex::new(State { ledger, held: BTreeMap::new() }), noted }
+        let budget = Budget { memory_bytes, disk_bytes: u64::MAX };
+        let broker = BrokerServer::start(Settings::new(Limits::new(budget)))?;
+        let state = Mutex::new(State { files: BTreeMap::new() });
+        Ok(Self { broker, state, root, root_fd: OnceLock::new(), noted })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -125,9 +132,10 @@ impl Stages {
             class,
             medium,
             max_bytes: output.max_bytes,
-            readers: output.readers.clone(),
+            readers: reading(payload, output),
         };
-        self.lock().ledger.reserve(asked).map_err(|error| {
+        let reserved = self.broker.ask(move |broker| broker.reserve(asked)).map_err(stopped)?;
+        reserved.map_err(|error| {
             let never = matches!(&error, ReserveError::OverBudget { max_bytes, budget_bytes, .. }
                 if max_bytes > budget_bytes);
             let class = if never { FaultClass::Payload } else { FaultClass::Retry };
@@ -149,19 +157,7 @@ impl Stages {
         let folder = open_folder(inputs)?;
         let open = |index: usize, name: &StageName, source: &Source| match source {
             Source::Host(path) => host(index, name, path).map(OpenInput::Link),
-            Source::Stage(uri) => match self.lock().held.get(uri) {
-                None => Err(Fault::new(FaultClass::Retry, format!("{uri} is not there"))),
-                Some(Held::Memory(stage)) => stage
-                    .reader()
-                    .map(OpenInput::Memory)
-                    .map_err(|error| Fault::new(FaultClass::Retry, chain(&error))),
-                Some(Held::File(stages)) => {
-                    let stages = open_folder(stages)?;
-                    lend_file(stages.as_fd(), &uri.output, folder.as_fd(), name)
-                        .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
-                        .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))
-                }
-            },
+            Source::Stage(uri) => self.open_stage(uri, name, folder.as_fd()),
         };
         payload
             .inputs
@@ -169,6 +165,26 @@ impl Stages {
             .enumerate()
             .map(|(index, input)| open(index, &input.name, &input.source))
             .collect()
+    }
+
+    fn open_stage(
+        &self,
+        uri: &StageUri,
+        name: &StageName,
+        folder: BorrowedFd<'_>,
+    ) -> Result<OpenInput, Fault> {
+        let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there"));
+        if let Some(path) = self.file(uri) {
+            let stages = open_folder(path.parent().unwrap_or(&path))?;
+            return lend_file(stages.as_fd(), &uri.output, folder, name)
+                .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
+                .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)));
+        }
+        match self.broker.reader(uri, None).map_err(stopped)?.ok_or_else(missing)? {
+            Ok(Content::Memory(fd)) => Ok(OpenInput::Memory(fd)),
+            Ok(Content::File(_) | Content::Value(_)) => Err(missing()),
+            Err(error) => Err(Fault::new(FaultClass::Retry, format!("open {uri}: {error}"))),
+        }
     }
 
     /// Commits a payload's outputs, all of them or none; gives their bytes.
@@ -196,40 +212,34 @@ impl Stages {
         let (from, into) = (open_folder(out)?, open_folder(stages)?);
         let mut total = 0;
         // Their folder goes with the last of them, and the others still have to come into it.
-        let mut unread = Vec::new();
+        let mut unwanted = Vec::new();
         for (output, open) in payload.outputs.iter().zip(outputs) {
             let wrong = |error: &dyn std::error::Error| Fault::new(FaultClass::Payload, chain(error));
-            let (held, bytes) = match open {
+            let landed = match open {
                 OpenOutput::File(file) => {
                     let stage = file
                         .commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name)
                         .map_err(|error| wrong(&error))?;
-                    (Held::File(stages.to_path_buf()), stage.bytes)
+                    Landed::File { folder: stages.to_path_buf(), bytes: stage.bytes }
                 }
                 OpenOutput::Memory(writer) => {
-                    let stage = writer.commit(output.max_bytes).map_err(|lost| wrong(&lost.error))?;
-                    let bytes = stage.bytes();
-                    (Held::Memory(stage), bytes)
+                    Landed::Memory(writer.commit(output.max_bytes).map_err(|lost| wrong(&lost.error))?)
                 }
             };
             if let Some(path) = &output.save {
-                save(&held, &output.name, path)?;
+                landed.open(&output.name).and_then(|stage| save(stage, path)).map_err(|error| {
+                    landed.drop_file(&output.name);
+                    unsaved(&output.name, path, &error)
+                })?;
             }
-            total += bytes;
-            let uri = uri(payload, &output.name);
-            let mut state = self.lock();
-            let fate = state.ledger.commit(&uri, bytes).map_err(|error| wrong(&error))?;
-            match fate {
-                Fate::Kept if output.readers.is_empty() => {
-                    let _ = state.ledger.discard(&uri);
-                    unread.push((held, &output.name));
-                }
-                Fate::Kept => drop(state.held.insert(uri, held)),
-                Fate::Gone => unread.push((held, &output.name)),
-            }
+            total += landed.bytes();
+            unwanted.extend(self.keep(payload, output, landed)?);
         }
-        for (held, name) in unread {
-            drop_held(held, name);
+        for output in &payload.outputs {
+            self.release(&uri(payload, &output.name), &payload.name);
+        }
+        for path in unwanted {
+            drop_file(&path);
         }
         if self.noted {
             self.note(payload, stages);
@@ -237,16 +247,60 @@ impl Stages {
         Ok(total)
     }
 
+    /// Makes a stage of what a payload left; gives the path of its file if nobody wants it any more.
+    fn keep(&self, payload: &Payload, output: &Output, landed: Landed) -> Result<Option<PathBuf>, Fault> {
+        let uri = uri(payload, &output.name);
+        let mut state = self.lock();
+        let (made, path) = match landed {
+            Landed::Memory(stage) => (Made::Memory(stage), None),
+            Landed::File { folder, bytes } => {
+                (self.made(&uri, bytes)?, Some(folder.join(output.name.as_str())))
+            }
+        };
+        let kept = self.broker.insert(&uri, made, &reading(payload, output)).map_err(stopped)?;
+        match (kept, path) {
+            (Ok(true), Some(path)) => {
+                state.files.insert(uri, path);
+                Ok(None)
+            }
+            (Ok(true), None) => Ok(None),
+            (Ok(false), path) => Ok(path),
+            (Err(error), path) => {
+                if let Some(path) = path {
+                    drop_file(&path);
+                }
+                Err(Fault::new(FaultClass::Payload, chain(&error)))
+            }
+        }
+    }
+
+    /// A committed file, as the broker opens it.
+    fn made(&self, uri: &StageUri, bytes: u64) -> Result<Made, Fault> {
+        let dir = match self.root_fd.get() {
+            Some(dir) => Arc::clone(dir),
+            None => {
+                let opened = Arc::new(open_folder(&self.root)?);
+                Arc::clone(self.root_fd.get_or_init(|| opened))
+            }
+        };
+        let path = [&uri.workflow, &uri.payload, &uri.output].map(StageName::as_str).iter().collect();
+        Ok(Made::File { dir, path, bytes })
+    }
+
     /// Writes down which of a payload's files are held, and for whom. Without it they are made again after a restart.
     fn note(&self, payload: &Payload, stages: &Path) {
+        let mut uris: Vec<StageUri> =
+            payload.outputs.iter().map(|output| uri(payload, &output.name)).collect();
         let state = self.lock();
-        let noted = payload.outputs.iter().filter_map(|output| {
-            let uri = uri(payload, &output.name);
-            matches!(state.held.get(&uri), Some(Held::File(_))).then_some(())?;
-            let object = state.ledger.object(&uri)?;
-            Some(Noted { output: output.name.clone(), bytes: object.bytes, readers: object.readers.clone() })
-        });
-        let noted: Vec<Noted> = noted.collect();
+        uris.retain(|uri| state.files.contains_key(uri));
+        let noted = move |broker: &mut Broker| -> Vec<Noted> {
+            let known = uris.into_iter().filter_map(|uri| {
+                let object = broker.ledger().object(&uri)?;
+                Some(Noted { output: uri.output, bytes: object.bytes, readers: object.readers.clone() })
+            });
+            known.collect()
+        };
+        let noted = self.broker.ask(noted).unwrap_or_default();
         if noted.is_empty() {
             return;
         }
@@ -285,64 +339,53 @@ impl Stages {
         let uri = StageUri { workflow: workflow.clone(), payload: payload.clone(), output: output.clone() };
         let there = std::fs::symlink_metadata(folder.join(output.as_str()))
             .is_ok_and(|meta| meta.is_file() && meta.len() == *bytes);
+        if !there || readers.is_empty() {
+            return;
+        }
         let mut state = self.lock();
-        let asked = Reservation {
-            uri: uri.clone(),
-            class: Class::File,
-            medium: Medium::Disk,
-            max_bytes: *bytes,
-            readers: readers.clone(),
-        };
-        if there
-            && !readers.is_empty()
-            && state.ledger.reserve(asked).is_ok()
-            && let Ok(Fate::Kept) = state.ledger.commit(&uri, *bytes)
-        {
-            state.held.insert(uri, Held::File(folder.to_owned()));
+        let Ok(made) = self.made(&uri, *bytes) else { return };
+        if let Ok(Ok(true)) = self.broker.insert(&uri, made, readers) {
+            state.files.insert(uri, folder.join(output.as_str()));
         }
     }
 
     /// Whether a stage is here.
     pub(super) fn holds(&self, uri: &StageUri) -> bool {
-        self.lock().held.contains_key(uri)
+        let uri = uri.clone();
+        self.broker.ask(move |broker| broker.lookup(&uri).is_some()).unwrap_or(false)
     }
 
     /// Where a stage lies, if it is a file.
     pub(super) fn file(&self, uri: &StageUri) -> Option<PathBuf> {
-        match self.lock().held.get(uri)? {
-            Held::File(folder) => Some(folder.join(uri.output.as_str())),
-            Held::Memory(_) => None,
-        }
+        self.lock().files.get(uri).cloned()
     }
 
     /// All that is held.
     pub(super) fn rows(&self) -> Vec<StageRow> {
-        let state = self.lock();
-        let held = state.ledger.objects().filter(|(_, object)| object.committed);
-        held.map(|(uri, object)| StageRow { stage: uri.to_string(), bytes: object.bytes }).collect()
+        let row = |(uri, _, bytes): (&StageUri, _, u64)| StageRow { stage: uri.to_string(), bytes };
+        self.broker.ask(move |broker| broker.stages().map(row).collect()).unwrap_or_default()
     }
 
     /// Workflows that have stages here.
     pub(super) fn workflows(&self) -> BTreeSet<StageName> {
-        self.lock().held.keys().map(|uri| uri.workflow.clone()).collect()
+        let workflows = |broker: &mut Broker| broker.stages().map(|(uri, ..)| uri.workflow.clone()).collect();
+        self.broker.ask(workflows).unwrap_or_default()
     }
 
     /// Releases every reader of a workflow's stages that is not in `unfinished`: it ended elsewhere, or will never come.
     pub(super) fn keep_for(&self, workflow: &StageName, unfinished: &BTreeSet<StageName>) {
-        let mut state = self.lock();
-        let gone: Vec<(StageUri, StageName)> = state
-            .ledger
-            .objects()
-            .filter(|(uri, object)| uri.workflow == *workflow && object.committed)
-            .flat_map(|(uri, object)| object.readers.iter().map(|reader| (uri.clone(), reader.clone())))
-            .filter(|(_, reader)| !unfinished.contains(reader))
-            .collect();
-        for (uri, reader) in gone {
-            if let Ok(Fate::Gone) = state.ledger.release(&uri, &reader)
-                && let Some(held) = state.held.remove(&uri)
-            {
-                drop_held(held, &uri.output);
-            }
+        let (workflow, unfinished) = (workflow.clone(), unfinished.clone());
+        let gone = move |broker: &mut Broker| -> Vec<(StageUri, StageName)> {
+            broker
+                .ledger()
+                .objects()
+                .filter(|(uri, object)| uri.workflow == workflow && object.committed)
+                .flat_map(|(uri, object)| object.readers.iter().map(|reader| (uri.clone(), reader.clone())))
+                .filter(|(_, reader)| !unfinished.contains(reader))
+                .collect()
+        };
+        for (uri, reader) in self.broker.ask(gone).unwrap_or_default() {
+            self.release(&uri, &reader);
         }
     }
 
@@ -375,38 +418,85 @@ impl Stages {
 
     /// Drops what a payload reserved or committed.
     pub(super) fn discard(&self, payload: &Payload) {
-        for output in &payload.outputs {
-            let uri = uri(payload, &output.name);
-            let mut state = self.lock();
-            // Unknown is fine: it was never reserved.
-            let _ = state.ledger.discard(&uri);
-            if let Some(held) = state.held.remove(&uri) {
-                drop_held(held, &output.name);
-            }
+        let uris: Vec<StageUri> = payload.outputs.iter().map(|output| uri(payload, &output.name)).collect();
+        if uris.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        let files: Vec<PathBuf> = uris.iter().filter_map(|uri| state.files.remove(uri)).collect();
+        // Unknown is fine: it was never reserved.
+        let _ = self.broker.ask(move |broker| uris.iter().filter(|uri| broker.remove(uri)).count());
+        for path in files {
+            drop_file(&path);
         }
     }
 
     /// A payload will not run again: what only it would still have read goes.
     pub(super) fn settle(&self, payload: &Payload) {
         for input in &payload.inputs {
-            let Source::Stage(uri) = &input.source else { continue };
-            let mut state = self.lock();
-            // An input read under two names is released once.
-            if let Ok(Fate::Gone) = state.ledger.release(uri, &payload.name)
-                && let Some(held) = state.held.remove(uri)
-            {
-                drop_held(held, &uri.output);
+            if let Source::Stage(uri) = &input.source {
+                // An input read under two names is released once.
+                self.release(uri, &payload.name);
             }
+        }
+    }
+
+    /// A reader of a stage needs it no more; the last one takes it along.
+    fn release(&self, uri: &StageUri, reader: &StageName) {
+        let (asked, reader) = (uri.clone(), reader.clone());
+        let mut state = self.lock();
+        if let Ok(Ok(Fate::Gone)) = self.broker.ask(move |broker| broker.release(&asked, &reader))
+            && let Some(path) = state.files.remove(uri)
+        {
+            drop_file(&path);
         }
     }
 }
 
-fn drop_held(held: Held, name: &StageName) {
-    let Held::File(folder) = held else { return };
-    if let Err(error) = std::fs::remove_file(folder.join(name.as_str())) {
-        tracing::warn!(stage = %name, %error, "a file stage is left until the pilot ends");
+/// What a payload left by path, out of its reach.
+enum Landed {
+    File { folder: PathBuf, bytes: u64 },
+    Memory(MemoryStage),
+}
+
+impl Landed {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::File { bytes, .. } => *bytes,
+            Self::Memory(stage) => stage.bytes(),
+        }
     }
-    tidy(&folder);
+
+    fn open(&self, name: &StageName) -> std::io::Result<File> {
+        match self {
+            Self::File { folder, .. } => File::open(folder.join(name.as_str())),
+            Self::Memory(stage) => stage.reader().map(File::from).map_err(|error| error.source),
+        }
+    }
+
+    fn drop_file(&self, name: &StageName) {
+        if let Self::File { folder, .. } = self {
+            drop_file(&folder.join(name.as_str()));
+        }
+    }
+}
+
+/// Who needs an output: those that read it, and its producer until all of its outputs are saved and settled.
+fn reading(payload: &Payload, output: &Output) -> BTreeSet<StageName> {
+    output.readers.iter().chain([&payload.name]).cloned().collect()
+}
+
+fn stopped(error: Stopped) -> Fault {
+    Fault::new(FaultClass::Pilot, error.to_string())
+}
+
+fn drop_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(stage = %path.display(), %error, "a file stage is left until the pilot ends");
+    }
+    if let Some(folder) = path.parent() {
+        tidy(folder);
+    }
 }
 
 /// Removes the folder of a payload's stages, and its workflow's, once they hold none.
@@ -460,36 +550,29 @@ fn open_folder(path: &Path) -> Result<OwnedFd, Fault> {
 }
 
 /// Copies a stage to where the user wants it: it gets its name last, so that the user never sees half of it.
-fn save(held: &Held, name: &StageName, path: &Path) -> Result<(), Fault> {
-    let copy = || -> std::io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let mut from = match held {
-            Held::File(stages) => File::open(stages.join(name.as_str()))?,
-            Held::Memory(stage) => File::from(stage.reader().map_err(|error| error.source)?),
-        };
-        // Without a name until it is whole: a pilot that is killed leaves nothing of it.
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let Ok(into) = rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)) else {
-            // Not every file system can (NFS).
-            let mut into = tempfile::NamedTempFile::new_in(folder)?;
-            std::io::copy(&mut from, into.as_file_mut())?;
-            rustix::fs::fchmod(into.as_file(), SAVED)?;
-            into.persist(path)?;
-            return Ok(());
-        };
-        let mut into = File::from(into);
-        std::io::copy(&mut from, &mut into)?;
-        rustix::fs::fchmod(&into, SAVED)?;
-        give_name(&into, folder, path)
+fn save(mut from: File, path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    // Without a name until it is whole: a pilot that is killed leaves nothing of it.
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let Ok(into) = rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)) else {
+        // Not every file system can (NFS).
+        let mut into = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::copy(&mut from, into.as_file_mut())?;
+        rustix::fs::fchmod(into.as_file(), SAVED)?;
+        into.persist(path)?;
+        return Ok(());
     };
-    copy().map_err(|error| {
-        let message = format!(
-            "save output \"{name}\" to {}: {error}; choose another folder with --out",
-            path.display()
-        );
-        Fault::new(FaultClass::Payload, message)
-    })
+    let mut into = File::from(into);
+    std::io::copy(&mut from, &mut into)?;
+    rustix::fs::fchmod(&into, SAVED)?;
+    give_name(&into, folder, path)
+}
+
+fn unsaved(name: &StageName, path: &Path, error: &std::io::Error) -> Fault {
+    let path = path.display();
+    let message = format!("save output \"{name}\" to {path}: {error}; choose another folder with --out");
+    Fault::new(FaultClass::Payload, message)
 }
 
 /// What the user may do with a saved output.

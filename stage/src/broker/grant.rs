@@ -87,7 +87,8 @@ impl Session {
 }
 
 impl Broker {
-    /// Lets a payload make and read stages.
+    /// Lets a payload make and read stages. An output that was [reserved](Broker::reserve) before has its room whatever
+    /// clients do with it: they never hear that the budget is exceeded, and the reservation is the pilot's to drop.
     ///
     /// # Errors
     /// See [`GrantError`].
@@ -116,7 +117,13 @@ impl Broker {
         }
         let id = SessionId(self.fresh());
         let (peers, holds, lingers) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let session = Session { workflow, payload, outputs, inputs, peers, holds, lingers, dropped: 0 };
+        let reserved = BTreeSet::new();
+        let mut session =
+            Session { workflow, payload, outputs, inputs, reserved, peers, holds, lingers, dropped: 0 };
+        let has_room = |name: &&StageName| {
+            self.ledger.object(&session.uri(name)).is_some_and(|object| !object.committed)
+        };
+        session.reserved = session.outputs.keys().filter(has_room).cloned().collect();
         self.sessions.insert(id, session);
         Ok(id)
     }
@@ -167,7 +174,9 @@ impl Broker {
         let was = std::mem::replace(&mut output.making, Making::Nothing);
         if let Some((object, bytes)) = was.object() {
             self.making.remove(&object);
-            let _ = self.ledger.discard(&uri);
+            if !session.reserved.contains(name) {
+                let _ = self.ledger.discard(&uri);
+            }
             self.effects.push(Effect::Revoke { object, session: id, bytes });
         }
         true

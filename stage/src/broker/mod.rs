@@ -160,6 +160,8 @@ struct Session {
     payload: StageName,
     outputs: BTreeMap<StageName, Output>,
     inputs: BTreeMap<StageName, GrantInput>,
+    /// Outputs that the pilot made room for before: what becomes of clients' tries does not change that.
+    reserved: BTreeSet<StageName>,
     peers: BTreeSet<PeerId>,
     /// Stages of which a process of this session may have a descriptor.
     holds: BTreeSet<StageUri>,

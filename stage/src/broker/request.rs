@@ -92,6 +92,9 @@ impl Broker {
     }
 
     fn reserve_room(&mut self, session: SessionId, uri: &StageUri, class: Class, bytes: u64) -> Room {
+        if self.sessions.get(&session).is_some_and(|session| session.reserved.contains(&uri.output)) {
+            return Room::Reserved(ObjectId(self.fresh()));
+        }
         let readers = self.readers(session, &uri.output);
         let asked =
             Reservation { uri: uri.clone(), class, medium: Medium::Memory, max_bytes: bytes, readers };

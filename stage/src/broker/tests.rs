@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use wire::stage::{Answer, Code, FromBroker, PROTOCOL, Request, ToBroker};
 
 use super::*;
-use crate::{Budget, Medium};
+use crate::{Budget, Medium, Reservation};
 
 fn name(text: &str) -> StageName {
     StageName::new(text).expect("name")
@@ -353,6 +353,46 @@ fn memory_off_the_ledger_counts_until_the_last_that_may_hold_it_ends() {
     world.end(1, true);
     assert_eq!(world.used(Medium::Memory), 0);
     world.close();
+}
+
+#[test]
+fn an_output_that_the_pilot_made_room_for_keeps_it_whatever_clients_do() {
+    let mut world = World::new(limits(100, false));
+    let uri = StageUri { workflow: name("w"), payload: name("p"), output: name("a") };
+    let asked = Reservation {
+        uri: uri.clone(),
+        class: Class::Mem,
+        medium: Medium::Memory,
+        max_bytes: 60,
+        readers: BTreeSet::from([name("c")]),
+    };
+    assert!(world.broker.end_session(world.sessions[0], true).committed.is_empty());
+    world.broker.reserve(asked.clone()).expect("room");
+    let other =
+        Reservation { uri: StageUri { output: name("other"), ..uri.clone() }, max_bytes: 40, ..asked };
+    world.broker.reserve(other.clone()).expect("room");
+    world.sessions[0] = world.broker.open_session(grant("p", &["a", "b"], &[])).expect("session");
+    let peer = world.connect(0).expect("peer");
+    for request in [
+        Request::Create { output: "a".into(), bytes: 60, huge_pages: false },
+        Request::Abandon { output: "a".into() },
+        Request::Create { output: "a".into(), bytes: 50, huge_pages: false },
+    ] {
+        world.ask(peer, request);
+        world.done(0, true);
+        assert_eq!(world.used(Medium::Memory), 100);
+    }
+    world.ask(peer, Request::Commit { output: "a".into(), bytes: 20 });
+    world.done(0, true);
+    assert_eq!(
+        (world.used(Medium::Memory), world.broker.lookup(&uri).map(|found| found.bytes)),
+        (60, Some(20))
+    );
+    let ended = world.broker.end_session(world.sessions[0], false);
+    world.apply();
+    assert_eq!(ended.committed, [(uri, Class::Mem, 20)]);
+    assert!(world.broker.remove(&other.uri));
+    assert_eq!((world.used(Medium::Memory), world.alive.len()), (0, 0));
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Engine {
             Report::Spilled { object, result } => {
                 let result = result.map(|name| {
                     if let (false, Some(dir)) = (self.objects.holds(object), &self.spill_dir) {
-                        Object::File { dir: Arc::clone(dir), name, ours: true }.free();
+                        Object::spilled(dir, &name).free();
                     } else {
                         self.objects.copies.insert(object, name);
                     }
@@ -159,7 +159,7 @@ impl Engine {
 
     fn settle(&mut self, object: ObjectId, moved: bool) {
         let (Some(name), Some(dir)) = (self.objects.copies.remove(&object), &self.spill_dir) else { return };
-        let copy = Object::File { dir: Arc::clone(dir), name, ours: true };
+        let copy = Object::spilled(dir, &name);
         let unwanted = if moved { self.objects.insert(object, copy) } else { Some(copy) };
         if let Some(unwanted) = unwanted {
             self.begin(Work::Free(unwanted));

@@ -24,6 +24,7 @@ mod work;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -78,12 +79,12 @@ pub enum SessionError {
 /// A stage that the pilot made by path.
 #[derive(Debug)]
 pub enum Made {
-    /// A committed file: the folder, its name there, its size. It stays the pilot's to remove.
+    /// A committed file. It stays the pilot's to remove.
     File {
-        /// The folder.
+        /// A folder: one for all files, since each costs a descriptor.
         dir: Arc<OwnedFd>,
-        /// Its name in it.
-        name: StageName,
+        /// Where it lies below that folder, by way of folders that only the pilot may write.
+        path: PathBuf,
         /// Its size.
         bytes: u64,
     },
@@ -239,7 +240,7 @@ impl BrokerServer {
             engine.objects.insert(
                 object,
                 match made {
-                    Made::File { dir, name, .. } => Object::File { dir, name, ours: false },
+                    Made::File { dir, path, .. } => Object::File { dir, path, ours: false },
                     Made::Memory(stage) => Object::Memory(stage),
                     Made::Value(value) => Object::Value(value),
                 },

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
@@ -21,7 +22,7 @@ pub(super) enum Object {
     /// A file; `ours` is one that was spilled.
     File {
         dir: Arc<OwnedFd>,
-        name: StageName,
+        path: PathBuf,
         ours: bool,
     },
     Value(Vec<u8>),
@@ -31,6 +32,10 @@ pub(super) enum Object {
 pub(super) const LIGHT_BYTES: u64 = 8 << 20;
 
 impl Object {
+    pub(super) fn spilled(dir: &Arc<OwnedFd>, name: &StageName) -> Self {
+        Self::File { dir: Arc::clone(dir), path: name.as_str().into(), ours: true }
+    }
+
     pub(super) fn is_light(&self) -> bool {
         match self {
             Self::Memory(stage) => stage.bytes() <= LIGHT_BYTES,
@@ -43,8 +48,8 @@ impl Object {
     /// Gives everything back.
     pub(super) fn free(self) {
         match self {
-            Self::File { dir, name, ours: true } => {
-                let _ = unlinkat(&*dir, name.as_str(), AtFlags::empty());
+            Self::File { dir, path, ours: true } => {
+                let _ = unlinkat(&*dir, &path, AtFlags::empty());
             }
             Self::Lent(writer) => {
                 let _ = writer.revoke();
@@ -104,9 +109,9 @@ impl Objects {
     pub(super) fn open(&self, id: ObjectId) -> io::Result<Content> {
         match self.all.get(&id) {
             Some(Object::Memory(stage)) => stage.reader().map(Content::Memory).map_err(|error| error.source),
-            Some(Object::File { dir, name, .. }) => {
+            Some(Object::File { dir, path, .. }) => {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-                Ok(Content::File(openat(dir.as_fd(), name.as_str(), flags, Mode::empty())?))
+                Ok(Content::File(openat(dir.as_fd(), path, flags, Mode::empty())?))
             }
             Some(Object::Value(value)) => Ok(Content::Value(value.clone())),
             Some(Object::Lent(_) | Object::Away) | None => Err(io::ErrorKind::NotFound.into()),
@@ -115,7 +120,7 @@ impl Objects {
 
     pub(super) fn drop_copies(&mut self, dir: &Arc<OwnedFd>) {
         for name in std::mem::take(&mut self.copies).into_values() {
-            Object::File { dir: Arc::clone(dir), name, ours: true }.free();
+            Object::spilled(dir, &name).free();
         }
     }
 

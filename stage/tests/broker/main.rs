@@ -281,7 +281,7 @@ fn stages_that_the_pilot_made_by_path_are_read_through_the_client_library_too() 
     std::fs::write(out.join("file"), b"in a file").expect("write");
     let into = open_dir(&stages);
     let done = file.commit(open_dir(&out).as_fd(), 100, into.as_fd(), &name("file")).expect("commit");
-    let made = Made::File { dir: Arc::new(into.into()), name: name("file"), bytes: done.bytes };
+    let made = Made::File { dir: Arc::new(into.into()), path: "file".into(), bytes: done.bytes };
     assert!(insert("file", made));
 
     for (input, bytes, in_place) in

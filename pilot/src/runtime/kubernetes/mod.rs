@@ -121,6 +121,9 @@ pub enum PodError {
     /// Documents of images can't be kept.
     #[error("open the image store")]
     Store(#[from] image_store::StoreError),
+    /// The broker can't be started.
+    #[error("start the stage broker")]
+    Stages(#[source] std::io::Error),
 }
 
 /// The slots of a pod.
@@ -188,9 +191,10 @@ impl KubernetesRuntime {
         }
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let stages = Stages::new(config.stage_memory_bytes, config.serves, share.stages_root());
         let shared = Arc::new(Shared {
             images: Images::new(&config.store, config.registry_access)?,
-            stages: Arc::new(Stages::new(config.stage_memory_bytes, config.serves)),
+            stages: Arc::new(stages.map_err(PodError::Stages)?),
             launches: config.serves.then(|| LaunchLog::new(&share.private())),
             log_limit: LogLimit(config.log_max_bytes),
             idle_image: config.idle_image,

@@ -59,6 +59,9 @@ pub enum LocalError {
     /// No mapping for payloads' ids.
     #[error("choose the payloads' user ids")]
     Ids(#[from] oci_runner::IdMapError),
+    /// The broker can't be started.
+    #[error("start the stage broker")]
+    Stages(#[source] std::io::Error),
     /// Nothing on the attach ladder works.
     #[error("attach images: {0}; `pilot check` says what to do")]
     Attach(String),
@@ -132,10 +135,11 @@ impl LocalRuntime {
         cgroups.sweep(|name| cgroup_owner(name).is_some_and(|id| swept.pilots.iter().any(|dead| dead == id)));
         let serves = folders.serves();
         let launches = serves.then(|| LaunchLog::new(folders.state()));
+        let stages = Stages::new(config.memory_bytes, serves, folders.stages_root());
         let shared = Shared {
             folders,
             images,
-            stages: Arc::new(Stages::new(config.memory_bytes, serves)),
+            stages: Arc::new(stages.map_err(LocalError::Stages)?),
             shim,
             caller,
             uid_base: config.uid_base,
