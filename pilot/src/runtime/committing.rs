@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pilot_core::{Fault, FaultClass};
+use stage::broker::Ended;
 use tokio::task::JoinHandle;
 
 use super::stages::{OpenOutput, Stages, prune};
@@ -19,17 +20,17 @@ pub(super) struct Commit {
 }
 
 impl Commit {
-    /// Commits the outputs that are in `out` into `into`; gives their bytes. Dropped, it goes on.
+    /// Commits the outputs that are in `out` into `into`, and those that clients made; gives their bytes. Dropped, it goes on.
     pub(super) async fn run(
         &mut self,
         stages: &Arc<Stages>,
         payload: &Payload,
-        outputs: Vec<OpenOutput>,
+        (outputs, made): (Vec<OpenOutput>, Ended),
         (out, into): (PathBuf, PathBuf),
     ) -> Result<u64, Fault> {
         let (stages, owned) = (Arc::clone(stages), payload.clone());
         let commit = move || {
-            let committed = stages.commit(&owned, outputs, &out, &into);
+            let committed = stages.commit(&owned, outputs, &made, (&out, &into));
             // Nothing may have been held; then the folder is of no use.
             prune(&into);
             committed

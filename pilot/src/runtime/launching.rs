@@ -11,6 +11,7 @@ use wire::slot::{FdRole, InputLink, Launch, LaunchId, LaunchRefusal, Rlimit, ToS
 
 use super::logs::LogStream;
 use super::slots::{Connection, SlotError};
+use super::stage_clients::SOCKET;
 use super::stages::{OpenInput, OpenOutput};
 use crate::fault::chain;
 use crate::payload::{Payload, StageClass};
@@ -30,13 +31,15 @@ pub(super) struct Parts<'a> {
     pub(super) streams: Option<&'a mut [LogStream; 2]>,
     pub(super) inputs: Vec<OpenInput>,
     pub(super) outputs: &'a [OpenOutput],
+    /// Whether the payload's client libraries find the broker.
+    pub(super) has_broker: bool,
     /// Whether the payload's memory is limited as a whole.
     pub(super) memory_is_enforced: bool,
 }
 
 /// Everything the shim has to be told, and the descriptors that go with it.
 pub(super) fn compose(payload: &Payload, parts: Parts<'_>) -> Result<(Launch, Lent), Fault> {
-    let Parts { slot, image, streams, inputs, outputs, memory_is_enforced } = parts;
+    let Parts { slot, image, streams, inputs, outputs, has_broker, memory_is_enforced } = parts;
     let mut lent: Lent = Vec::new();
     let roles = [(FdRole::Stdout, "stdout"), (FdRole::Stderr, "stderr")];
     for ((role, name), stream) in roles.into_iter().zip(streams.into_iter().flatten()) {
@@ -63,6 +66,10 @@ pub(super) fn compose(payload: &Payload, parts: Parts<'_>) -> Result<(Launch, Le
     let (argv, mut env, cwd) = invocation(payload, image);
     if !env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
         env.push(format!("HOSTNAME={}", hostname(slot)));
+    }
+    if has_broker {
+        env.retain(|variable| !variable.starts_with("LATEBIND_STAGE="));
+        env.push(format!("LATEBIND_STAGE={SOCKET}"));
     }
     let bytes = |strings: Vec<String>| strings.into_iter().map(String::into_bytes).collect();
     let mut rlimits = vec![Rlimit::Core(0)];

@@ -14,6 +14,7 @@ mod known;
 mod launching;
 mod pristine;
 mod record;
+mod stage_clients;
 mod stages;
 mod talk;
 mod usage;

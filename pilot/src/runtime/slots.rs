@@ -69,26 +69,28 @@ pub struct SlotListener {
     socket: AsyncFd<OwnedFd>,
 }
 
+/// Listens at `name` in a folder, whose path may be longer than a socket address holds (108 bytes, unix(7)): the address
+/// goes through its descriptor. All may connect that reach the folder.
+pub(super) fn listen(folder: &Path, name: &str, backlog: i32) -> std::io::Result<OwnedFd> {
+    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let path = format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&folder));
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
+    rustix::fs::chmodat(&folder, name, Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())?;
+    rustix::net::listen(&socket, backlog)?;
+    Ok(socket)
+}
+
 impl SlotListener {
-    /// Binds `sock` in the control folder. The folder's path may be longer than a socket address holds (108 bytes,
-    /// unix(7)), so the address goes through its descriptor. The socket is writable by all: the folder's own path is
-    /// what keeps others out, and the nonce is what counts.
+    /// Binds `sock` in the control folder. The folder's own path is what keeps others out, and the nonce is what counts.
     ///
     /// # Errors
     /// When the socket cannot be made; needs a tokio runtime.
     pub fn bind(control: &Path) -> Result<Self, SlotError> {
-        let make = || -> std::io::Result<OwnedFd> {
-            let folder =
-                rustix::fs::open(control, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-            let path = format!("/proc/self/fd/{}/sock", std::os::fd::AsRawFd::as_raw_fd(&folder));
-            rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
-            rustix::fs::chmodat(&folder, "sock", Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())?;
-            rustix::net::listen(&socket, 8)?;
-            Ok(socket)
-        };
-        let socket = make().and_then(|fd| watch(fd, Interest::READABLE)).map_err(SlotError::Listen)?;
+        let socket = listen(control, "sock", 8)
+            .and_then(|fd| watch(fd, Interest::READABLE))
+            .map_err(SlotError::Listen)?;
         Ok(Self { socket })
     }
 

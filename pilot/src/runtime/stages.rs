@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use pilot_core::{Fault, FaultClass};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, statat};
 use serde::{Deserialize, Serialize};
-use stage::broker::{Broker, Limits};
+use stage::broker::{Broker, Ended, Limits, SessionId};
 use stage::server::{BrokerServer, Content, Made, Settings, Stopped};
 use stage::{
-    Budget, Class, Fate, Lending, Medium, MemoryStage, MemoryWriter, OutputFile, Reservation, ReserveError,
-    StageName, StageUri, lend_file,
+    Budget, Class, CommitError, CommitReason, Fate, Lending, Medium, MemoryStage, MemoryWriter, OutputFile,
+    Reservation, ReserveError, StageName, StageUri, lend_file,
 };
 
 use wire::pilot::StageRow;
@@ -36,7 +36,7 @@ pub(super) const FILE_INPUTS: &str = "/.latebind/in";
 /// All stages of a pilot.
 #[derive(Debug)]
 pub(super) struct Stages {
-    broker: BrokerServer,
+    pub(super) broker: BrokerServer,
     state: Mutex<State>,
     /// The folder below which files lie, and a descriptor of it once the first one does.
     root: PathBuf,
@@ -147,17 +147,18 @@ impl Stages {
     }
 
     /// Opens a payload's inputs for its slot: files are linked into `inputs`, memory is given by descriptor.
-    /// Where an input that lies on the host will be found, `host` says.
+    /// Where an input that lies on the host will be found, `host` says; `holder` is the payload's session at the broker.
     pub(super) fn open_inputs(
         &self,
         payload: &Payload,
         inputs: &Path,
+        holder: Option<SessionId>,
         host: impl Fn(usize, &StageName, &Path) -> Result<String, Fault>,
     ) -> Result<Vec<OpenInput>, Fault> {
         let folder = open_folder(inputs)?;
         let open = |index: usize, name: &StageName, source: &Source| match source {
             Source::Host(path) => host(index, name, path).map(OpenInput::Link),
-            Source::Stage(uri) => self.open_stage(uri, name, folder.as_fd()),
+            Source::Stage(uri) => self.open_stage(uri, name, folder.as_fd(), holder),
         };
         payload
             .inputs
@@ -172,6 +173,7 @@ impl Stages {
         uri: &StageUri,
         name: &StageName,
         folder: BorrowedFd<'_>,
+        holder: Option<SessionId>,
     ) -> Result<OpenInput, Fault> {
         let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there"));
         if let Some(path) = self.file(uri) {
@@ -180,22 +182,23 @@ impl Stages {
                 .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
                 .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)));
         }
-        match self.broker.reader(uri, None).map_err(stopped)?.ok_or_else(missing)? {
+        match self.broker.reader(uri, holder).map_err(stopped)?.ok_or_else(missing)? {
             Ok(Content::Memory(fd)) => Ok(OpenInput::Memory(fd)),
             Ok(Content::File(_) | Content::Value(_)) => Err(missing()),
             Err(error) => Err(Fault::new(FaultClass::Retry, format!("open {uri}: {error}"))),
         }
     }
 
-    /// Commits a payload's outputs, all of them or none; gives their bytes.
+    /// Commits a payload's outputs, all of them or none; gives their bytes. `made` says what its clients committed, in the
+    /// session that has ended; `out` is where it wrote by path.
     pub(super) fn commit(
         &self,
         payload: &Payload,
         outputs: Vec<OpenOutput>,
-        out: &Path,
-        stages: &Path,
+        made: &Ended,
+        (out, stages): (&Path, &Path),
     ) -> Result<u64, Fault> {
-        let committed = self.commit_each(payload, outputs, out, stages);
+        let committed = self.commit_each(payload, outputs, made, (out, stages));
         if committed.is_err() {
             self.discard(payload);
         }
@@ -206,28 +209,27 @@ impl Stages {
         &self,
         payload: &Payload,
         outputs: Vec<OpenOutput>,
-        out: &Path,
-        stages: &Path,
+        made: &Ended,
+        (out, stages): (&Path, &Path),
     ) -> Result<u64, Fault> {
         let (from, into) = (open_folder(out)?, open_folder(stages)?);
         let mut total = 0;
         // Their folder goes with the last of them, and the others still have to come into it.
         let mut unwanted = Vec::new();
         for (output, open) in payload.outputs.iter().zip(outputs) {
-            let wrong = |error: &dyn std::error::Error| Fault::new(FaultClass::Payload, chain(error));
-            let landed = match open {
-                OpenOutput::File(file) => {
-                    let stage = file
-                        .commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name)
-                        .map_err(|error| wrong(&error))?;
-                    Landed::File { folder: stages.to_path_buf(), bytes: stage.bytes }
-                }
+            let uri = uri(payload, &output.name);
+            let by_path = match open {
+                OpenOutput::File(file) => file
+                    .commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name)
+                    .map(|stage| Landed::File { folder: stages.to_path_buf(), bytes: stage.bytes }),
                 OpenOutput::Memory(writer) => {
-                    Landed::Memory(writer.commit(output.max_bytes).map_err(|lost| wrong(&lost.error))?)
+                    writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error)
                 }
             };
+            let by_client = made.committed.iter().find(|(made, ..)| *made == uri).map(|(.., bytes)| *bytes);
+            let landed = either(output, by_path, by_client, made.dropped)?;
             if let Some(path) = &output.save {
-                landed.open(&output.name).and_then(|stage| save(stage, path)).map_err(|error| {
+                self.open_landed(&landed, &uri).and_then(|stage| save(stage, path)).map_err(|error| {
                     landed.drop_file(&output.name);
                     unsaved(&output.name, path, &error)
                 })?;
@@ -247,12 +249,28 @@ impl Stages {
         Ok(total)
     }
 
+    fn open_landed(&self, landed: &Landed, uri: &StageUri) -> std::io::Result<File> {
+        match landed {
+            Landed::File { folder, .. } => File::open(folder.join(uri.output.as_str())),
+            Landed::Memory(stage) => stage.reader().map(File::from).map_err(|error| error.source),
+            Landed::ByClient { .. } => match self.broker.reader(uri, None) {
+                Ok(Some(Ok(Content::Memory(fd) | Content::File(fd)))) => Ok(File::from(fd)),
+                Ok(Some(Err(error))) => Err(error),
+                Ok(Some(Ok(Content::Value(_))) | None) | Err(Stopped) => {
+                    Err(std::io::ErrorKind::NotFound.into())
+                }
+            },
+        }
+    }
+
     /// Makes a stage of what a payload left; gives the path of its file if nobody wants it any more.
     fn keep(&self, payload: &Payload, output: &Output, landed: Landed) -> Result<Option<PathBuf>, Fault> {
         let uri = uri(payload, &output.name);
         let mut state = self.lock();
         let (made, path) = match landed {
             Landed::Memory(stage) => (Made::Memory(stage), None),
+            // It is on the broker since its client committed it.
+            Landed::ByClient { .. } => return Ok(None),
             Landed::File { folder, bytes } => {
                 (self.made(&uri, bytes)?, Some(folder.join(output.name.as_str())))
             }
@@ -453,24 +471,44 @@ impl Stages {
     }
 }
 
-/// What a payload left by path, out of its reach.
+/// What a payload left, out of its reach.
 enum Landed {
     File { folder: PathBuf, bytes: u64 },
     Memory(MemoryStage),
+    ByClient { bytes: u64 },
+}
+
+/// An output is made in one of two ways. `dropped` outputs were created by clients that did not commit them.
+fn either(
+    output: &Output,
+    by_path: Result<Landed, CommitError>,
+    by_client: Option<u64>,
+    dropped: usize,
+) -> Result<Landed, Fault> {
+    let wrong = |text: String| Err(Fault::new(FaultClass::Payload, text));
+    let name = &output.name;
+    match (by_path, by_client) {
+        (Ok(landed), None) => Ok(landed),
+        (Ok(landed), Some(_)) => {
+            landed.drop_file(name);
+            wrong(format!(
+                "commit output \"{name}\": it was written to /stage/out/{name} and committed by a client; make it in one way"
+            ))
+        }
+        (Err(error), _) if !matches!(error.reason, CommitReason::NotProduced) => wrong(chain(&error)),
+        (Err(_), Some(bytes)) => Ok(Landed::ByClient { bytes }),
+        (Err(error), None) if output.class != StageClass::File && dropped > 0 => {
+            wrong(format!("{}, and no client committed it", chain(&error)))
+        }
+        (Err(error), None) => wrong(chain(&error)),
+    }
 }
 
 impl Landed {
     fn bytes(&self) -> u64 {
         match self {
-            Self::File { bytes, .. } => *bytes,
+            Self::File { bytes, .. } | Self::ByClient { bytes } => *bytes,
             Self::Memory(stage) => stage.bytes(),
-        }
-    }
-
-    fn open(&self, name: &StageName) -> std::io::Result<File> {
-        match self {
-            Self::File { folder, .. } => File::open(folder.join(name.as_str())),
-            Self::Memory(stage) => stage.reader().map(File::from).map_err(|error| error.source),
         }
     }
 

@@ -34,6 +34,7 @@ impl Live {
         for stream in self.streams.iter_mut().flatten() {
             stream.finish();
         }
+        let made = self.session.take().map(|session| session.end(commit)).unwrap_or_default();
         let outputs = std::mem::take(&mut self.outputs);
         if !commit || payload.outputs.is_empty() {
             drop(outputs);
@@ -50,7 +51,7 @@ impl Live {
             Err(error) => Err(slot_fault(&error)),
             Ok(into) => {
                 let places = (self.folders.out.clone(), into);
-                self.commit.run(&self.shared.stages, payload, outputs, places).await
+                self.commit.run(&self.shared.stages, payload, (outputs, made), places).await
             }
         };
         match committed {
@@ -98,6 +99,7 @@ impl Live {
             self.end_payload().await;
         }
         self.outputs.clear();
+        self.session = None;
         if self.stands == Stands::Bound && self.clean_warm().await {
             self.usage = pilot_core::Usage::default();
             // A slot of another size is another slot to the next payload.

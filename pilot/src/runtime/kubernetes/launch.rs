@@ -20,6 +20,7 @@ use crate::runtime::following::{Followed, Ground, follow, outlived, status};
 use crate::runtime::launching::{Parts, compose, refused, send_launch, slot_fault};
 use crate::runtime::record::{Launched, boot_ms};
 use crate::runtime::slots::SlotError;
+use crate::runtime::stage_clients::ClientSession;
 use crate::runtime::stages::{FILE_INPUTS, OpenOutput};
 
 /// When the API is asked how a container ended that answers no more: the kubelet tells within a second or two.
@@ -83,10 +84,12 @@ impl Live {
         if !payload.outputs.is_empty() {
             self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, true)?;
         }
+        let folder = &self.folders.inputs;
+        self.session = ClientSession::open(&self.shared.stages, payload, folder)?;
         if !payload.inputs.is_empty() {
-            let folder = &self.folders.inputs;
+            let holder = self.session.as_ref().map(ClientSession::id);
             let host = |_, name: &StageName, path: &Path| shown(path, folder, name);
-            self.inputs = self.shared.stages.open_inputs(payload, folder, host)?;
+            self.inputs = self.shared.stages.open_inputs(payload, folder, holder, host)?;
         }
         let memory_is_enforced = self.memory_is_enforced(payload);
         let parts = Parts {
@@ -94,6 +97,7 @@ impl Live {
             image: &image.config,
             inputs: std::mem::take(&mut self.inputs),
             outputs: &self.outputs,
+            has_broker: self.session.is_some(),
             memory_is_enforced,
             streams: self.streams.as_mut(),
         };

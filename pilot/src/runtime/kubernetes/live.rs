@@ -39,6 +39,7 @@ use crate::runtime::logs::LogStream;
 use crate::runtime::pristine::{is_as_made, open_folder};
 use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
 use crate::runtime::slots::{Connection, SlotListener};
+use crate::runtime::stage_clients::ClientSession;
 use crate::runtime::stages::{OpenInput, OpenOutput};
 
 /// How long the API server may be away when it is to be told something beside.
@@ -91,6 +92,8 @@ pub(super) struct Live {
     pub(super) streams: Option<[LogStream; 2]>,
     pub(super) inputs: Vec<OpenInput>,
     pub(super) outputs: Vec<OpenOutput>,
+    /// What the payload's client libraries may do.
+    pub(super) session: Option<ClientSession>,
     pub(super) commit: Commit,
     pub(super) usage: Usage,
     /// Kills for memory before the payload that is here now.
@@ -129,6 +132,7 @@ impl Live {
             streams: None,
             inputs: Vec::new(),
             outputs: Vec::new(),
+            session: None,
             commit: Commit::default(),
             usage: Usage::default(),
             oom_kills_before: 0,
@@ -188,6 +192,7 @@ impl Live {
         self.former = self.connection.take();
         self.runs = false;
         self.adopted = None;
+        self.session = None;
         self.cleaning = Cleaning::No;
         (self.oom_kills_before, self.peak_before, self.last_figures) = (0, 0, (0, 0));
         empty(&self.folders.inputs);

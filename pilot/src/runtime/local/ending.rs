@@ -35,6 +35,7 @@ impl Live {
         for stream in self.streams.iter_mut().flatten() {
             stream.finish();
         }
+        let made = self.session.take().map(|session| session.end(commit)).unwrap_or_default();
         let outputs = std::mem::take(&mut self.outputs);
         if !commit || payload.outputs.is_empty() {
             drop(outputs);
@@ -47,7 +48,7 @@ impl Live {
             Err(error) => Err(slot_fault(&error)),
             Ok(stages) => {
                 let places = (self.folders.out.clone(), stages);
-                self.commit.run(&self.shared.stages, payload, outputs, places).await
+                self.commit.run(&self.shared.stages, payload, (outputs, made), places).await
             }
         };
         match committed {
@@ -105,6 +106,7 @@ impl Live {
         if self.cleaning == Cleaning::Awaited {
             return false;
         }
+        self.session = None;
         self.begin_clean().await;
         self.cleaning = Cleaning::Awaited;
         let Some(connection) = &self.connection else { return false };
@@ -163,6 +165,7 @@ impl Live {
         }
         self.kill().await;
         self.runs = false;
+        self.session = None;
         self.listener = None;
         self.streams = None;
         self.looks = None;

@@ -20,6 +20,7 @@ use crate::runtime::following::{Followed, Ground, SHIM_WAIT, follow, outlived, s
 use crate::runtime::launching::{Parts, compose, refused, send_launch, slot_fault};
 use crate::runtime::record::{Launched, boot_ms};
 use crate::runtime::slots::SlotError;
+use crate::runtime::stage_clients::ClientSession;
 use crate::runtime::stages::OpenOutput;
 
 const SIGKILL: i32 = 9;
@@ -75,7 +76,10 @@ impl Live {
         if self.holds_files {
             self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, foreign)?;
             let host = |index, _: &_, _: &_| Ok(super::container::host_input(index));
-            self.inputs = self.shared.stages.open_inputs(payload, &self.folders.inputs, host)?;
+            let folder = &self.folders.inputs;
+            self.session = ClientSession::open(&self.shared.stages, payload, folder)?;
+            let holder = self.session.as_ref().map(ClientSession::id);
+            self.inputs = self.shared.stages.open_inputs(payload, folder, holder, host)?;
         }
         let image = self.shared.images.stored(payload)?;
         let parts = Parts {
@@ -83,6 +87,7 @@ impl Live {
             image: &image.config,
             inputs: std::mem::take(&mut self.inputs),
             outputs: &self.outputs,
+            has_broker: self.session.is_some(),
             memory_is_enforced: self.memory_is_enforced(),
             streams: self.streams.as_mut(),
         };

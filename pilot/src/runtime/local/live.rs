@@ -29,6 +29,7 @@ use crate::runtime::launching::slot_fault;
 use crate::runtime::logs::LogStream;
 use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
 use crate::runtime::slots::{Connection, SlotListener};
+use crate::runtime::stage_clients::ClientSession;
 use crate::runtime::stages::{OpenInput, OpenOutput};
 
 /// What came of a removal; a cgroup that could not be removed comes back.
@@ -71,6 +72,8 @@ pub(crate) struct Live {
     pub(super) streams: Option<[LogStream; 2]>,
     pub(super) inputs: Vec<OpenInput>,
     pub(super) outputs: Vec<OpenOutput>,
+    /// What the payload's client libraries may do.
+    pub(super) session: Option<ClientSession>,
     pub(super) usage: Usage,
     /// Kills for memory before the payload that is here now.
     pub(super) oom_kills_before: u64,
@@ -130,6 +133,7 @@ impl Live {
             streams: None,
             inputs: Vec::new(),
             outputs: Vec::new(),
+            session: None,
             usage: Usage::default(),
             oom_kills_before: 0,
             oom_kills_seen: 0,

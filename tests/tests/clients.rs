@@ -1,0 +1,141 @@
+//! Payloads that make and read their stages through a client library, beside others that use paths.
+
+use std::path::Path;
+use std::process::Command;
+
+use image_store::layout::{Compression, LayerBuilder};
+use pilot_tests::images::{busybox_layer, image, shell};
+use pilot_tests::run::{Site, flow, good, sh};
+
+/// A site with a program that has the C client in it, `stages`; `None` with a word on what is missing.
+fn site(test: &str) -> Option<Site> {
+    let site = Site::new(test)?;
+    let program = site.path().join("stages");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    #[expect(clippy::disallowed_methods, reason = "the payload is made on the spot")]
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-I"]);
+    compiler.arg(root.join("../clients/c")).arg("-o").arg(&program).arg(root.join("programs/stages.c"));
+    match compiler.output() {
+        Ok(ran) if ran.status.success() => {}
+        Ok(ran) => panic!("{}", String::from_utf8_lossy(&ran.stderr)),
+        Err(error) => {
+            pilot_tests::skipped(test, &format!("cc: {error}"));
+            return None;
+        }
+    }
+    let layer = busybox_layer(LayerBuilder::new()).expect("busybox");
+    let layer = layer.file("bin/stages", 0o755, std::fs::read(&program).expect("read"));
+    let layer = layer.finish(Compression::None).expect("layer");
+    std::fs::remove_dir_all(site.path().join("busybox")).expect("remove");
+    image(&site.path().join("busybox"), &shell(), vec![layer]).expect("image");
+    Some(site)
+}
+
+/// What `stages make` writes.
+fn made(bytes: u32) -> Vec<u8> {
+    let byte = |at: u32| ((u64::from(at) * 2_654_435_761) >> 13).to_le_bytes()[0];
+    (0..bytes).map(byte).collect()
+}
+
+#[test]
+fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
+    let Some(site) = site("what_a_client_makes_is_read_by_path_and_the_other_way_round") else { return };
+    let (small, large) = (100_000, 64 << 20);
+    // Its memory is a third of what it makes: the pilot pays.
+    let produce = format!(
+        "  - {{name: produce, resources: {{cpu: 500m, memory: 24Mi}}, image: oci:busybox, command: [/bin/sh, -c, \
+         'stages make x {large} && stages make s {small}'], outputs: [{{name: x, class: mem, max_size: 64Mi}}, \
+         {{name: s, class: mem, max_size: 1Mi, save: s.bin}}]}}\n"
+    );
+    let inputs = "inputs: [{name: y, from: 'stage://produce/x'}]";
+    let ran = site.run_with(
+        &flow(&[
+            produce,
+            sh("by-path", "busybox sha256sum < /stage/in/y", inputs),
+            sh("by-client", "stages place y && stages cat y | busybox sha256sum", inputs),
+            sh(
+                "writes",
+                "echo file > /stage/out/f; echo memory > /stage/out/m",
+                "outputs: [{name: f}, {name: m, class: mem}]",
+            ),
+            sh(
+                "reads",
+                "stages cat f; stages cat m; stages place f; stages place m",
+                "inputs: [{name: f, from: 'stage://writes/f'}, {name: m, from: 'stage://writes/m'}]",
+            ),
+            good(),
+        ]),
+        &["--slots", "1"],
+    );
+    ran.assert_code(0);
+    ran.assert_good(&site);
+    let sum = site.log("by-path", "stdout");
+    assert_eq!(sum.len(), 64 + 4, "{sum}");
+    assert_eq!(site.log("by-client", "stdout"), format!("in place\n{sum}"));
+    assert_eq!(site.log("reads", "stdout"), "file\nmemory\ncopied\nin place\n");
+    assert!(
+        std::fs::read(site.path().join("out/s.bin")).expect("saved") == made(small),
+        "it was saved whole"
+    );
+    site.assert_baseline();
+}
+
+#[test]
+fn what_no_client_committed_is_no_output() {
+    let Some(site) = site("what_no_client_committed_is_no_output") else { return };
+    let makes = |name: &str, script: &str| {
+        sh(name, script, &format!("outputs: [{{name: x, class: mem, max_size: 1Mi, save: {name}.bin}}]"))
+    };
+    let ran = site.run(&flow(&[
+        makes("leaves", "stages leave x 1000"),
+        makes("twice", "stages make x 1000 && echo y > /stage/out/x"),
+        makes("fails", "stages make x 1000; exit 3"),
+        makes("large", "stages make x 1048577"),
+        makes("undeclared", "stages make other 1"),
+        sh("file", "stages make f 1", "outputs: [{name: x, class: mem}, {name: f}]"),
+        sh("none", "echo ${LATEBIND_STAGE:-none}; ls -A /.latebind/in", ""),
+        sh(
+            "again",
+            "stages make x 10 && ! stages make x 10 2>/stage/out/said",
+            "outputs: [{name: x, class: mem}, {name: said, save: said}]",
+        ),
+        sh("after", "true", "inputs: [{name: x, from: 'stage://fails/x'}]"),
+        good(),
+    ]));
+    ran.assert_code(1);
+    ran.assert_good(&site);
+    ran.assert_failed("leaves", &["\"x\"", "no client committed it"]);
+    ran.assert_failed("twice", &["\"x\"", "in one way"]);
+    for payload in ["fails", "large", "undeclared", "file"] {
+        ran.assert_failed(payload, &["exit code"]);
+    }
+    assert_eq!(ran.row("after")["state"], "not_run");
+    assert!(site.log("large", "stderr").contains("max_size"), "{}", site.log("large", "stderr"));
+    assert!(site.log("undeclared", "stderr").contains("declares no such output"));
+    assert!(site.log("file", "stderr").contains("declares no such output"));
+    assert_eq!(site.log("none", "stdout"), "none\n");
+    ran.assert_done("again");
+    assert!(site.read("out/said").contains("committed already"), "{}", site.read("out/said"));
+    for payload in ["leaves", "twice", "fails", "large", "undeclared"] {
+        assert!(!site.path().join(format!("out/{payload}.bin")).exists(), "{payload} failed, and was saved");
+    }
+    site.assert_baseline();
+}
+
+#[test]
+fn the_brokers_socket_is_the_slots_own_and_stays() {
+    let Some(site) = site("the_brokers_socket_is_the_slots_own_and_stays") else { return };
+    let attack = "echo $LATEBIND_STAGE; for x in 1 2 3; do (rm -f $LATEBIND_STAGE; mv $LATEBIND_STAGE /work/; chmod 0 $LATEBIND_STAGE; \
+        ln -s /nowhere /.latebind/in/other) 2>/dev/null; done; ls -A /.latebind/in; stages make x 5";
+    let ran = site.run(&flow(&[
+        sh("attack", attack, "outputs: [{name: x, class: mem}]"),
+        sh("next", "stages cat x | wc -c", "inputs: [{name: x, from: 'stage://attack/x'}]"),
+        good(),
+    ]));
+    ran.assert_code(0);
+    ran.assert_good(&site);
+    assert_eq!(site.log("attack", "stdout"), "/.latebind/in/.stage\n.stage\n");
+    assert_eq!(site.log("next", "stdout").trim(), "5");
+    site.assert_baseline();
+}
