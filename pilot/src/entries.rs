@@ -86,6 +86,7 @@ fn payload(
             class: match output.class {
                 workflow::model::OutputClass::File => StageClass::File,
                 workflow::model::OutputClass::Mem => StageClass::Memory,
+                workflow::model::OutputClass::Value => StageClass::Value,
             },
             max_bytes: output.max_bytes,
             save: planned.save_path(output).map(|path| out.join(path)),

@@ -111,6 +111,8 @@ pub enum StageClass {
     File,
     /// Memory, made immutable by seals.
     Memory,
+    /// A few bytes that the pilot keeps a copy of.
+    Value,
 }
 
 #[cfg(test)]

@@ -56,13 +56,14 @@ fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
             sh("by-client", "stages place y && stages cat y | busybox sha256sum", inputs),
             sh(
                 "writes",
-                "echo file > /stage/out/f; echo memory > /stage/out/m",
-                "outputs: [{name: f}, {name: m, class: mem}]",
+                "cd /stage/out; echo file > f; echo memory > m; echo value > new; mv new v",
+                "outputs: [{name: f}, {name: m, class: mem}, {name: v, class: value, save: v.txt}]",
             ),
             sh(
                 "reads",
-                "stages cat f; stages cat m; stages place f; stages place m",
-                "inputs: [{name: f, from: 'stage://writes/f'}, {name: m, from: 'stage://writes/m'}]",
+                "for x in f m v; do stages cat $x; done; cat /stage/in/v; stages place f; stages place m",
+                "inputs: [{name: f, from: 'stage://writes/f'}, {name: m, from: 'stage://writes/m'}, \
+                 {name: v, from: 'stage://writes/v'}]",
             ),
             good(),
         ]),
@@ -73,7 +74,8 @@ fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
     let sum = site.log("by-path", "stdout");
     assert_eq!(sum.len(), 64 + 4, "{sum}");
     assert_eq!(site.log("by-client", "stdout"), format!("in place\n{sum}"));
-    assert_eq!(site.log("reads", "stdout"), "file\nmemory\ncopied\nin place\n");
+    assert_eq!(site.read("out/v.txt"), "value\n");
+    assert_eq!(site.log("reads", "stdout"), "file\nmemory\nvalue\nvalue\ncopied\nin place\n");
     assert!(
         std::fs::read(site.path().join("out/s.bin")).expect("saved") == made(small),
         "it was saved whole"
@@ -94,6 +96,8 @@ fn what_no_client_committed_is_no_output() {
         makes("large", "stages make x 1048577"),
         makes("undeclared", "stages make other 1"),
         sh("file", "stages make f 1", "outputs: [{name: x, class: mem}, {name: f}]"),
+        sh("much", "head -c 65537 /dev/zero > /stage/out/v", "outputs: [{name: v, class: value}]"),
+        sh("nothing", "true", "outputs: [{name: v, class: value}]"),
         sh("none", "echo ${LATEBIND_STAGE:-none}; ls -A /.latebind/in", ""),
         sh(
             "again",
@@ -110,6 +114,8 @@ fn what_no_client_committed_is_no_output() {
     for payload in ["fails", "large", "undeclared", "file"] {
         ran.assert_failed(payload, &["exit code"]);
     }
+    ran.assert_failed("much", &["\"v\"", "max_size"]);
+    ran.assert_failed("nothing", &["\"v\"", "did not write"]);
     assert_eq!(ran.row("after")["state"], "not_run");
     assert!(site.log("large", "stderr").contains("max_size"), "{}", site.log("large", "stderr"));
     assert!(site.log("undeclared", "stderr").contains("declares no such output"));

@@ -184,7 +184,7 @@ pub(super) fn log_path(payload: &Payload, stream: &str) -> PathBuf {
 
 /// Outputs have their own limits; everything else that a payload writes on disk shares one.
 pub(super) fn disk_limit(payload: &Payload) -> u64 {
-    let outputs = payload.outputs.iter().filter(|output| output.class == StageClass::File);
+    let outputs = payload.outputs.iter().filter(|output| output.class != StageClass::Memory);
     outputs.fold(payload.resources.disk_bytes, |sum, output| sum.saturating_add(output.max_bytes))
 }
 

@@ -46,6 +46,8 @@ impl ClientSession {
         if made + read == 0 || made > ROWS_MAX || read > ROWS_MAX {
             return Ok(None);
         }
+        // That of a payload before, where nobody has cleaned since.
+        let _ = std::fs::remove_file(inputs.join(NAME));
         let listener = listen(inputs, NAME, BACKLOG).map_err(|error| {
             Fault::new(FaultClass::Slot, format!("listen for the payload's stage clients: {error}"))
         })?;
@@ -78,6 +80,7 @@ fn grant(payload: &Payload) -> Grant {
         let class = match output.class {
             StageClass::File => return None,
             StageClass::Memory => Class::Mem,
+            StageClass::Value => Class::Value,
         };
         let readers = output.readers.clone();
         Some(GrantOutput { name: output.name.clone(), class, max_bytes: output.max_bytes, readers })

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -70,6 +71,8 @@ pub(super) enum OpenOutput {
     File(OutputFile),
     /// Memory; the payload reaches it through the stage holder.
     Memory(MemoryWriter),
+    /// A file in the slot's `out` folder, whose bytes are taken.
+    Value(OutputFile),
 }
 
 /// An input as the shim is told of it.
@@ -108,11 +111,8 @@ impl Stages {
         for output in &payload.outputs {
             self.reserve(payload, output)?;
             open.push(match output.class {
-                StageClass::File => {
-                    let mode = if foreign_uid { 0o666 } else { 0o600 };
-                    let file = OutputFile::prepare(folder.as_fd(), &output.name, mode);
-                    OpenOutput::File(file.map_err(|error| Fault::new(FaultClass::Slot, chain(&error)))?)
-                }
+                StageClass::File => OpenOutput::File(prepare(&folder, output, foreign_uid)?),
+                StageClass::Value => OpenOutput::Value(prepare(&folder, output, foreign_uid)?),
                 StageClass::Memory => {
                     let memory = MemoryWriter::create(&output.name, Lending::ByPath);
                     OpenOutput::Memory(memory.map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))?)
@@ -126,6 +126,7 @@ impl Stages {
         let (class, medium) = match output.class {
             StageClass::File => (Class::File, Medium::Disk),
             StageClass::Memory => (Class::Mem, Medium::Memory),
+            StageClass::Value => (Class::Value, Medium::Memory),
         };
         let asked = Reservation {
             uri: uri(payload, &output.name),
@@ -184,7 +185,10 @@ impl Stages {
         }
         match self.broker.reader(uri, holder).map_err(stopped)?.ok_or_else(missing)? {
             Ok(Content::Memory(fd)) => Ok(OpenInput::Memory(fd)),
-            Ok(Content::File(_) | Content::Value(_)) => Err(missing()),
+            Ok(Content::Value(value)) => show(&value, folder, name)
+                .map(|()| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
+                .map_err(|error| Fault::new(FaultClass::Slot, format!("show input \"{name}\": {error}"))),
+            Ok(Content::File(_)) => Err(missing()),
             Err(error) => Err(Fault::new(FaultClass::Retry, format!("open {uri}: {error}"))),
         }
     }
@@ -218,18 +222,11 @@ impl Stages {
         let mut unwanted = Vec::new();
         for (output, open) in payload.outputs.iter().zip(outputs) {
             let uri = uri(payload, &output.name);
-            let by_path = match open {
-                OpenOutput::File(file) => file
-                    .commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name)
-                    .map(|stage| Landed::File { folder: stages.to_path_buf(), bytes: stage.bytes }),
-                OpenOutput::Memory(writer) => {
-                    writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error)
-                }
-            };
+            let by_path = land(output, open, (&from, &into), stages);
             let by_client = made.committed.iter().find(|(made, ..)| *made == uri).map(|(.., bytes)| *bytes);
             let landed = either(output, by_path, by_client, made.dropped)?;
             if let Some(path) = &output.save {
-                self.open_landed(&landed, &uri).and_then(|stage| save(stage, path)).map_err(|error| {
+                self.save(&landed, &uri, path).map_err(|error| {
                     landed.drop_file(&output.name);
                     unsaved(&output.name, path, &error)
                 })?;
@@ -249,16 +246,19 @@ impl Stages {
         Ok(total)
     }
 
-    fn open_landed(&self, landed: &Landed, uri: &StageUri) -> std::io::Result<File> {
+    fn save(&self, landed: &Landed, uri: &StageUri, path: &Path) -> std::io::Result<()> {
         match landed {
-            Landed::File { folder, .. } => File::open(folder.join(uri.output.as_str())),
-            Landed::Memory(stage) => stage.reader().map(File::from).map_err(|error| error.source),
+            Landed::File { folder, .. } => save(&mut File::open(folder.join(uri.output.as_str()))?, path),
+            Landed::Memory(stage) => {
+                save(&mut File::from(stage.reader().map_err(|error| error.source)?), path)
+            }
+            Landed::Value(value) => save(&mut value.as_slice(), path),
             Landed::ByClient { .. } => match self.broker.reader(uri, None) {
-                Ok(Some(Ok(Content::Memory(fd) | Content::File(fd)))) => Ok(File::from(fd)),
-                Ok(Some(Err(error))) => Err(error),
-                Ok(Some(Ok(Content::Value(_))) | None) | Err(Stopped) => {
-                    Err(std::io::ErrorKind::NotFound.into())
-                }
+                Ok(Some(content)) => match content? {
+                    Content::Memory(fd) | Content::File(fd) => save(&mut File::from(fd), path),
+                    Content::Value(value) => save(&mut value.as_slice(), path),
+                },
+                Ok(None) | Err(Stopped) => Err(std::io::ErrorKind::NotFound.into()),
             },
         }
     }
@@ -269,6 +269,7 @@ impl Stages {
         let mut state = self.lock();
         let (made, path) = match landed {
             Landed::Memory(stage) => (Made::Memory(stage), None),
+            Landed::Value(value) => (Made::Value(value), None),
             // It is on the broker since its client committed it.
             Landed::ByClient { .. } => return Ok(None),
             Landed::File { folder, bytes } => {
@@ -475,7 +476,37 @@ impl Stages {
 enum Landed {
     File { folder: PathBuf, bytes: u64 },
     Memory(MemoryStage),
+    Value(Vec<u8>),
     ByClient { bytes: u64 },
+}
+
+/// Takes what a payload left by path: a file into the folder `stages`.
+fn land(
+    output: &Output,
+    open: OpenOutput,
+    (from, into): (&OwnedFd, &OwnedFd),
+    stages: &Path,
+) -> Result<Landed, CommitError> {
+    let file = |file: OutputFile| file.commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name);
+    match open {
+        OpenOutput::File(open) => {
+            file(open).map(|stage| Landed::File { folder: stages.to_path_buf(), bytes: stage.bytes })
+        }
+        OpenOutput::Memory(writer) => {
+            writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error)
+        }
+        OpenOutput::Value(open) => {
+            file(open)?;
+            // It is the pilot's alone by now, and no larger than a value may be.
+            let path = stages.join(output.name.as_str());
+            let value = std::fs::read(&path);
+            let _ = std::fs::remove_file(&path);
+            value.map(Landed::Value).map_err(|source| CommitError {
+                output: output.name.clone(),
+                reason: CommitReason::Io { doing: "read it", source },
+            })
+        }
+    }
 }
 
 /// An output is made in one of two ways. `dropped` outputs were created by clients that did not commit them.
@@ -497,7 +528,7 @@ fn either(
         }
         (Err(error), _) if !matches!(error.reason, CommitReason::NotProduced) => wrong(chain(&error)),
         (Err(_), Some(bytes)) => Ok(Landed::ByClient { bytes }),
-        (Err(error), None) if output.class != StageClass::File && dropped > 0 => {
+        (Err(error), None) if output.class == StageClass::Memory && dropped > 0 => {
             wrong(format!("{}, and no client committed it", chain(&error)))
         }
         (Err(error), None) => wrong(chain(&error)),
@@ -509,6 +540,7 @@ impl Landed {
         match self {
             Self::File { bytes, .. } | Self::ByClient { bytes } => *bytes,
             Self::Memory(stage) => stage.bytes(),
+            Self::Value(value) => value.len() as u64,
         }
     }
 
@@ -517,6 +549,22 @@ impl Landed {
             drop_file(&folder.join(name.as_str()));
         }
     }
+}
+
+fn prepare(folder: &OwnedFd, output: &Output, foreign_uid: bool) -> Result<OutputFile, Fault> {
+    let mode = if foreign_uid { 0o666 } else { 0o600 };
+    OutputFile::prepare(folder.as_fd(), &output.name, mode)
+        .map_err(|error| Fault::new(FaultClass::Slot, chain(&error)))
+}
+
+/// Makes a file of a value, for a payload that reads it by path.
+fn show(value: &[u8], folder: BorrowedFd<'_>, name: &StageName) -> std::io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let readable = Mode::from_raw_mode(0o444);
+    let mut file = File::from(openat(folder, name.as_str(), flags, readable)?);
+    // Whatever the umask is.
+    rustix::fs::fchmod(&file, readable)?;
+    file.write_all(value)
 }
 
 /// Who needs an output: those that read it, and its producer until all of its outputs are saved and settled.
@@ -588,7 +636,7 @@ fn open_folder(path: &Path) -> Result<OwnedFd, Fault> {
 }
 
 /// Copies a stage to where the user wants it: it gets its name last, so that the user never sees half of it.
-fn save(mut from: File, path: &Path) -> std::io::Result<()> {
+fn save<R: Read>(from: &mut R, path: &Path) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     // Without a name until it is whole: a pilot that is killed leaves nothing of it.
@@ -596,13 +644,13 @@ fn save(mut from: File, path: &Path) -> std::io::Result<()> {
     let Ok(into) = rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)) else {
         // Not every file system can (NFS).
         let mut into = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::copy(&mut from, into.as_file_mut())?;
+        std::io::copy(from, into.as_file_mut())?;
         rustix::fs::fchmod(into.as_file(), SAVED)?;
         into.persist(path)?;
         return Ok(());
     };
     let mut into = File::from(into);
-    std::io::copy(&mut from, &mut into)?;
+    std::io::copy(from, &mut into)?;
     rustix::fs::fchmod(&into, SAVED)?;
     give_name(&into, folder, path)
 }

@@ -196,7 +196,7 @@ pub struct Output {
     /// How it is kept. Default: `file`.
     #[serde(default)]
     pub class: OutputClass,
-    /// Most bytes it may have, spelled like memory. Default: 1Gi.
+    /// Most bytes it may have, spelled like memory. Default: 1Gi, and 64Ki for a value, which is its most.
     #[serde(default)]
     pub max_size: Option<Located<Text>>,
     /// Copy it to this path when the payload has succeeded: relative to the folder where results go, without `..`. In an
@@ -214,6 +214,8 @@ pub enum OutputClass {
     File,
     /// Sealed memory; handed on without a copy.
     Mem,
+    /// At most 64Ki that the pilot keeps; a client library gets it inside a message.
+    Value,
 }
 
 /// Whether a payload may write to its image's files.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use super::located::Position;
-use super::model::{Output, Payload};
+use super::model::{Output, OutputClass, Payload};
 use super::plan::{INDEX_PLACE, PlannedOutput};
 use super::problem::{Complaints, shortened};
 use super::quantities::bytes;
@@ -14,6 +14,8 @@ use super::settings::named;
 
 /// Keeps a runaway output from filling the disk.
 const OUTPUT_BYTES_DEFAULT: u64 = 1 << 30;
+/// A value fits a message of the stage broker.
+const VALUE_BYTES: u64 = wire::stage::VALUE_BYTES_MAX as u64;
 
 /// The outputs of one payload or array.
 pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<PlannedOutput> {
@@ -25,10 +27,19 @@ pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<Pla
             complaints.add(output.name.at, text);
         }
         let max_size = output.max_size.as_ref().and_then(|text| bytes("max_size", text, complaints));
+        let default = if output.class == OutputClass::Value { VALUE_BYTES } else { OUTPUT_BYTES_DEFAULT };
+        if output.class == OutputClass::Value && max_size.is_some_and(|bytes| bytes > VALUE_BYTES) {
+            let at = output.max_size.as_ref().map_or(output.name.at, |text| text.at);
+            let text = format!(
+                "value {:?} may have {VALUE_BYTES} bytes at most; lower its max_size, or make it class mem or file",
+                output.name.value
+            );
+            complaints.add(at, text);
+        }
         outputs.push(PlannedOutput {
             name: output.name.value.clone(),
             class: output.class,
-            max_bytes: max_size.unwrap_or(OUTPUT_BYTES_DEFAULT),
+            max_bytes: max_size.unwrap_or(default),
             save: save(output, payload.count.is_some(), complaints),
         });
     }

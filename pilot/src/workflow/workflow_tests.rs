@@ -128,7 +128,7 @@ fn fields_of_the_wrong_type_are_all_told() {
             "9:20: \"B\" is empty; write text or a number",
             "10:17: \"at_most_once\" is \"yes\"; write true or false",
             "11:11: \"rootfs\" is \"rw\"; write read-only or writable",
-            "12:30: \"class\" is \"memory\"; write file or mem",
+            "12:30: \"class\" is \"memory\"; write file, mem or value",
             "13:9: \"inputs\" is empty; write a list",
         ],
     );
@@ -339,6 +339,14 @@ fn duplicates_and_collisions_are_told() {
             "12:12: two inputs are called \"x-1\"; rename one",
             "13:12: \"x-0\" and \"X.0\" would both be LATEBIND_FD_IN_X_0; rename one",
         ],
+    );
+}
+
+#[test]
+fn a_value_is_small() {
+    wrong_payloads(
+        "- {name: a, image: i, outputs: [{name: x, class: value, max_size: 65Ki}, {name: y, class: value, max_size: 64Ki}, {name: z, class: value}]}\n",
+        &["4:67: value \"x\" may have 65536 bytes at most; lower its max_size, or make it class mem or file"],
     );
 }
 

@@ -64,7 +64,10 @@ impl Broker {
             return no(Code::Ended, "the payload has ended".into());
         };
         let Some(output) = session.outputs.get(name) else {
-            return no(Code::Undeclared, "the payload declares no such output; add it to its outputs".into());
+            return no(
+                Code::Undeclared,
+                "the payload declares no such output of class mem or value; look at its outputs".into(),
+            );
         };
         let declared = &output.declared;
         if declared.class != class {

@@ -22,6 +22,7 @@ macro_rules! runtime_promises {
             runtime::calls_about_an_empty_slot_are_harmless,
             stages::a_file_stage_is_handed_on,
             stages::a_memory_stage_is_handed_on,
+            stages::a_value_is_handed_on,
             stages::an_output_that_is_not_committed_is_dropped,
             stages::a_second_commit_replaces_the_first,
             stages::a_stage_goes_with_its_last_reader,

@@ -39,10 +39,15 @@ pub async fn a_memory_stage_is_handed_on<S: Stand>(trial: &Trial<S>) {
     handed_on(trial, StageClass::Memory).await;
 }
 
+/// A committed value is read in another slot, byte for byte, and in its own.
+pub async fn a_value_is_handed_on<S: Stand>(trial: &Trial<S>) {
+    handed_on(trial, StageClass::Value).await;
+}
+
 /// What a drain doesn't commit is gone: who would read it can't be bound, and that is no one's fault.
 pub async fn an_output_that_is_not_committed_is_dropped<S: Stand>(trial: &Trial<S>) {
     trial.prepare().await;
-    for class in [StageClass::File, StageClass::Memory] {
+    for class in [StageClass::File, StageClass::Memory, StageClass::Value] {
         let (producer, consumer) = producer_and_consumer(trial, class);
         let ended = trial.launch(HERE, &producer).await;
         assert_eq!(ended.exit.status, ExitStatus::SUCCESS);
@@ -57,7 +62,7 @@ pub async fn an_output_that_is_not_committed_is_dropped<S: Stand>(trial: &Trial<
 /// A payload that is run again after its outputs were committed replaces them.
 pub async fn a_second_commit_replaces_the_first<S: Stand>(trial: &Trial<S>) {
     trial.prepare().await;
-    for class in [StageClass::File, StageClass::Memory] {
+    for class in [StageClass::File, StageClass::Memory, StageClass::Value] {
         let (producer, consumer) = producer_and_consumer(trial, class);
         let stale = Deed::Write { output: "hits".into(), text: "stale".into() };
         let earlier = Payload { command: Some(trial.stand.command(&stale)), ..producer.clone() };

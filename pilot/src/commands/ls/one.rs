@@ -94,6 +94,7 @@ fn asked_for(payload: &Payload) -> Vec<(&'static str, String)> {
         let class = match output.class {
             StageClass::File => "a file",
             StageClass::Memory => "memory",
+            StageClass::Value => "a value",
         };
         let save = output.save.as_ref().map(|path| format!(", saved to {}", path.display()));
         facts.push(("output", format!("{}, {class}{}", output.name, printable(&save.unwrap_or_default()))));

@@ -107,7 +107,7 @@ impl Live {
             let _ = std::fs::remove_file(&self.folders.keeping);
             let files = self.outputs.iter().filter_map(|output| match output {
                 OpenOutput::File(file) => Some(file.clone()),
-                OpenOutput::Memory(_) => None,
+                OpenOutput::Memory(_) | OpenOutput::Value(_) => None,
             });
             self.write_record(Some(Launched {
                 id: launch.id.0,
