@@ -80,6 +80,7 @@ typedef struct {
 /* ---- what follows up to the calls is the protocol ---- */
 
 #define LATEBIND_FRAME_MAX (68u * 1024u)
+#define LATEBIND_VALUE_MAX (64u * 1024u)
 
 typedef struct {
     const unsigned char *at, *end;
@@ -442,6 +443,36 @@ static inline int latebind_commit(latebind_client *c, latebind_output *out, uint
         if (a.fd >= 0) close(a.fd);
         code = latebind_broken_(c, "it answered another question");
     }
+    free(frame);
+    return code;
+}
+
+/* Makes an output of class value, at once. */
+static inline int latebind_put(latebind_client *c, const char *name, const void *data, size_t bytes) {
+    if (!latebind_name_ok_(name)) return latebind_fail_(c, LATEBIND_INVALID, "put output", name, "that is no name");
+    if (bytes > LATEBIND_VALUE_MAX) {
+        return latebind_fail_(c, LATEBIND_TOO_LARGE, "put output", name, "a value has 64 KiB at most; create memory");
+    }
+    unsigned char *frame = malloc(LATEBIND_FRAME_MAX), *question = malloc(LATEBIND_FRAME_MAX), *to = question;
+    int code;
+    if (frame && question) {
+        c->last = c->last == UINT32_MAX ? 1 : c->last + 1;
+        *to++ = 1;
+        to = latebind_put_(to, c->last);
+        *to++ = 4;
+        to = latebind_put_text_(to, name);
+        to = latebind_put_(to, bytes);
+        if (bytes) memcpy(to, data, bytes);
+        latebind_answer_ a;
+        code = latebind_ask_(c, question, (size_t)(to - question) + bytes, c->last, frame, &a);
+        if (!code && a.kind != 1) {
+            if (a.fd >= 0) close(a.fd);
+            code = latebind_broken_(c, "it answered another question");
+        }
+    } else {
+        code = latebind_fail_(c, LATEBIND_SYSTEM, "put output", name, strerror(errno));
+    }
+    free(question);
     free(frame);
     return code;
 }

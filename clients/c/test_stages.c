@@ -48,6 +48,18 @@ int main(void) {
     CHECK(!latebind_open(&c, "ready", &in) && in.bytes == 6 && !memcmp(in.data, "inline", 6));
     latebind_close_input(&in);
 
+    static unsigned char value[LATEBIND_VALUE_MAX + 1];
+    memset(value, 9, sizeof value);
+    CHECK(latebind_put(&p, "v18", value, sizeof value) == LATEBIND_TOO_LARGE);
+    CHECK(!latebind_put(&p, "v18", value, LATEBIND_VALUE_MAX));
+    CHECK(latebind_put(&p, "v18", value, 1) == LATEBIND_EXISTS);
+    CHECK(!latebind_open(&c, "v18", &in) && in.bytes == LATEBIND_VALUE_MAX && !memcmp(in.data, value, in.bytes));
+    latebind_close_input(&in);
+    CHECK(!latebind_put(&p, "v19", NULL, 0) && !latebind_open(&c, "v19", &in) && in.bytes == 0);
+    latebind_close_input(&in);
+    CHECK(latebind_put(&p, "o94", value, 1) == LATEBIND_WRONG_CLASS);
+    CHECK(latebind_put(&p, "a/b", value, 1) == LATEBIND_INVALID);
+
     CHECK(latebind_create(&p, "a/b", 1, &out) == LATEBIND_INVALID);
     CHECK(latebind_create(&p, "nope", 1, &out) == LATEBIND_UNDECLARED && !strchr(p.error, '\n') && *p.error);
     CHECK(latebind_create(&p, "o94", UINT64_MAX, &out) == LATEBIND_TOO_LARGE);

@@ -1,5 +1,5 @@
 /* A payload that makes and reads stages through the client library: `stages make NAME BYTES`, `stages leave NAME BYTES` (it
- * does not commit), `stages cat NAME`, `stages place NAME` (whether it is read in place). */
+ * does not commit), `stages put NAME TEXT`, `stages cat NAME`, `stages place NAME` (whether it is read in place). */
 #define _GNU_SOURCE
 #include "latebind_stage.h"
 
@@ -37,6 +37,7 @@ int main(int argc, char **argv) {
     if (!failed) {
         if (!strcmp(argv[1], "cat")) failed = cat(&c, argv[2]);
         else if (!strcmp(argv[1], "place")) failed = place(&c, argv[2]);
+        else if (argc > 3 && !strcmp(argv[1], "put")) failed = latebind_put(&c, argv[2], argv[3], strlen(argv[3]));
         else if (argc > 3) failed = make(&c, argv[2], strtoull(argv[3], NULL, 10), !strcmp(argv[1], "make"));
     }
     if (failed) fprintf(stderr, "%s\n", c.error);

@@ -65,6 +65,8 @@ fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
                 "inputs: [{name: f, from: 'stage://writes/f'}, {name: m, from: 'stage://writes/m'}, \
                  {name: v, from: 'stage://writes/v'}]",
             ),
+            sh("puts", "stages put v 42", "outputs: [{name: v, class: value, save: put.txt}]"),
+            sh("gets", "stages cat v; cat /stage/in/v", "inputs: [{name: v, from: 'stage://puts/v'}]"),
             good(),
         ]),
         &["--slots", "1"],
@@ -75,6 +77,7 @@ fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
     assert_eq!(sum.len(), 64 + 4, "{sum}");
     assert_eq!(site.log("by-client", "stdout"), format!("in place\n{sum}"));
     assert_eq!(site.read("out/v.txt"), "value\n");
+    assert_eq!((site.log("gets", "stdout"), site.read("out/put.txt")), ("4242".into(), "42".into()));
     assert_eq!(site.log("reads", "stdout"), "file\nmemory\nvalue\nvalue\ncopied\nin place\n");
     assert!(
         std::fs::read(site.path().join("out/s.bin")).expect("saved") == made(small),
