@@ -1,6 +1,9 @@
 //! Images made on the spot: busybox with a name for each of its programs.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
 
 use image_store::layout::{Compression, ImageSpec, LayerBlob, LayerBuilder, LayoutWriter};
 
@@ -50,6 +53,31 @@ pub fn busybox_layer(builder: LayerBuilder) -> anyhow::Result<LayerBuilder> {
 pub fn busybox_image(dir: &Path, spec: &ImageSpec) -> anyhow::Result<()> {
     let layer = busybox_layer(LayerBuilder::new())?.finish(Compression::None)?;
     image(dir, spec, vec![layer])?;
+    Ok(())
+}
+
+/// Writes the image `oci:<dir>` with busybox and the program `stages`, which uses the C client (tests/programs/stages.c).
+///
+/// # Errors
+/// When busybox or a compiler is not installed or the layout can't be written.
+///
+/// # Panics
+/// When the program can't be compiled: that is no reason to skip.
+pub fn clients_image(dir: &Path) -> anyhow::Result<()> {
+    // The source tree may lie where the user of this process can't go.
+    let folder = tempfile::tempdir()?;
+    let [source, program] = ["stages.c", "stages"].map(|name| folder.path().join(name));
+    std::fs::write(&source, include_str!("../programs/stages.c"))?;
+    let header = include_str!("../../clients/c/latebind_stage.h");
+    std::fs::write(folder.path().join("latebind_stage.h"), header)?;
+    #[expect(clippy::disallowed_methods, reason = "the payload is made on the spot")]
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]);
+    compiler.arg(&program).arg(&source);
+    let compiled = compiler.output().context("cc is not installed")?;
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let layer = busybox_layer(LayerBuilder::new())?.file("bin/stages", 0o755, std::fs::read(&program)?);
+    image(dir, &shell(), vec![layer.finish(Compression::None)?])?;
     Ok(())
 }
 

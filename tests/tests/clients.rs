@@ -1,34 +1,17 @@
 //! Payloads that make and read their stages through a client library, beside others that use paths.
 
-use std::path::Path;
-use std::process::Command;
-
-use image_store::layout::{Compression, LayerBuilder};
-use pilot_tests::images::{busybox_layer, image, shell};
+use pilot_tests::images::clients_image;
 use pilot_tests::run::{Site, flow, good, sh};
 
-/// A site with a program that has the C client in it, `stages`; `None` with a word on what is missing.
+/// A site whose image has the program `stages`.
 fn site(test: &str) -> Option<Site> {
     let site = Site::new(test)?;
-    let program = site.path().join("stages");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    #[expect(clippy::disallowed_methods, reason = "the payload is made on the spot")]
-    let mut compiler = Command::new("cc");
-    compiler.args(["-static", "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-I"]);
-    compiler.arg(root.join("../clients/c")).arg("-o").arg(&program).arg(root.join("programs/stages.c"));
-    match compiler.output() {
-        Ok(ran) if ran.status.success() => {}
-        Ok(ran) => panic!("{}", String::from_utf8_lossy(&ran.stderr)),
-        Err(error) => {
-            pilot_tests::skipped(test, &format!("cc: {error}"));
-            return None;
-        }
+    let busybox = site.path().join("busybox");
+    std::fs::remove_dir_all(&busybox).expect("remove");
+    if let Err(why) = clients_image(&busybox) {
+        pilot_tests::skipped(test, &format!("{why:#}"));
+        return None;
     }
-    let layer = busybox_layer(LayerBuilder::new()).expect("busybox");
-    let layer = layer.file("bin/stages", 0o755, std::fs::read(&program).expect("read"));
-    let layer = layer.finish(Compression::None).expect("layer");
-    std::fs::remove_dir_all(site.path().join("busybox")).expect("remove");
-    image(&site.path().join("busybox"), &shell(), vec![layer]).expect("image");
     Some(site)
 }
 
@@ -146,5 +129,24 @@ fn the_brokers_socket_is_the_slots_own_and_stays() {
     ran.assert_good(&site);
     assert_eq!(site.log("attack", "stdout"), "/.latebind/in/.stage\n.stage\n");
     assert_eq!(site.log("next", "stdout").trim(), "5");
+    site.assert_baseline();
+}
+
+#[test]
+fn room_for_an_output_is_made_before_its_payload_starts() {
+    let Some(site) = site("room_for_an_output_is_made_before_its_payload_starts") else { return };
+    let ran = site.run_with(
+        &flow(&[
+            sh("never", "echo ran", "outputs: [{name: x, class: mem, max_size: 400Mi}]"),
+            sh("just", "stages make x 1000", "outputs: [{name: x, class: mem, max_size: 300Mi}]"),
+            good(),
+        ]),
+        &["--memory", "300Mi"],
+    );
+    ran.assert_code(1);
+    ran.assert_good(&site);
+    ran.assert_failed("never", &["lower its max_size"]);
+    assert_eq!(site.log("never", "stdout"), "");
+    ran.assert_done("just");
     site.assert_baseline();
 }

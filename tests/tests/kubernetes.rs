@@ -4,6 +4,8 @@
 mod basics;
 #[path = "kubernetes/check.rs"]
 mod check;
+#[path = "kubernetes/clients.rs"]
+mod clients;
 #[path = "kubernetes/conformance.rs"]
 mod conformance;
 #[path = "kubernetes/drain.rs"]
