@@ -226,7 +226,8 @@ fn the_pilot_holds_no_more_descriptors_after_many_payloads() {
         std::fs::remove_dir_all(site.path().join("out")).expect("logs");
         fds
     };
-    let (one, many) = (held(1), held(12));
-    assert!(many <= one, "{one} after one payload, {many} after twelve");
+    // With one, whether the payload after it takes the same slot or the other one is chance.
+    let (few, many) = (held(2), held(12));
+    assert!(many <= few, "{few} after two payloads, {many} after twelve");
     site.assert_baseline();
 }
