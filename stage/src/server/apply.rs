@@ -178,8 +178,9 @@ impl Engine {
         let Some((_, line)) = self.lines.get_mut(&peer) else { return };
         let Ok(bytes) = wire::encode(message) else { return };
         match line.send(bytes, fd) {
-            Sent::Now => {}
-            Sent::Later => self.look_after(peer),
+            Sent::Now if !line.owes() => {}
+            // Until it has taken the descriptor, it is watched.
+            Sent::Now | Sent::Later => self.look_after(peer),
             // In the middle of other effects: what follows from it is applied after these.
             Sent::Never => {
                 self.disconnect(peer);

@@ -300,7 +300,7 @@ impl Engine {
     pub(super) fn look_after(&mut self, peer: PeerId) {
         let Some((token, line)) = self.lines.get_mut(&peer) else { return };
         let (free, clogged) = (line.may_ask(self.fds_max), line.is_clogged());
-        if free && line.greeted {
+        if free && line.greeted && !line.owes() {
             line.since_ms = None;
             self.watched.remove(&peer);
         } else {
@@ -350,6 +350,9 @@ impl Engine {
                 let why = if greeted { "left its answers unread" } else { "said nothing" };
                 self.cut(peer, format!("ask: the client {why} for {} ms", self.patience_ms));
             } else if greeted {
+                if let Some((_, line)) = self.lines.get_mut(&peer) {
+                    line.look();
+                }
                 self.flush(peer);
             }
         }

@@ -160,6 +160,23 @@ fn descriptors_on_the_way_have_a_bound_and_who_does_not_take_them_is_cut_off() {
 }
 
 #[test]
+fn who_asks_no_more_and_leaves_a_descriptor_unread_is_cut_off_too() {
+    let mut impatient = settings(1 << 20);
+    impatient.patience_ms = 100;
+    let room = Room::new(impatient);
+    let (producer, consumer) = room.producer_and_consumer();
+    let reads = consumer.client();
+    let raw = consumer.raw();
+    raw.say(&open_x(1, 60_000));
+    make(&producer.client(), "x", b"hello");
+    let input = reads.wait("x", crate::room::SOON).expect("another one of the same payload");
+    room.until("it is cut off", |room| room.peers() == 1);
+    assert_eq!(waiting_fds(&raw), 1);
+    assert_eq!(input.bytes().expect("bytes"), b"hello");
+    reads.list().expect("and who takes its answers stays");
+}
+
+#[test]
 fn a_client_that_takes_its_answers_may_ask_as_often_as_it_likes() {
     let (_room, producer, consumer) = Room::pair();
     make(&producer.client(), "x", b"hello");
