@@ -10,9 +10,10 @@ use super::Content;
 use super::engine::Engine;
 use super::line::Sent;
 use super::objects::Object;
-use super::work::{Report, Work, now_us};
+use super::work::{Report, Work, seal};
 use crate::StageName;
 use crate::broker::{Effect, Failure, ObjectId, PeerId, SessionId};
+use crate::memory::now_us;
 
 /// Up to this size a seal takes less than waking a worker twice on a busy machine (0.3 ms at 16 MiB).
 const SEAL_HERE_BYTES: u64 = 16 << 20;
@@ -129,17 +130,22 @@ impl Engine {
 
     fn seal(&mut self, object: ObjectId, session: SessionId, bytes: u64) {
         let Some(writer) = self.objects.take_lent(object) else { return };
-        let work = Work::Seal { object, writer, bytes };
         if bytes > SEAL_HERE_BYTES || self.slow.contains(&session) {
-            return self.begin(work);
+            return self.begin(Work::Seal { object, writer, bytes });
         }
         let began = now_us();
-        let report = work.run();
+        let result = seal(writer, bytes, |writer, bytes| writer.commit_within(bytes, 1));
         // The kernel waits for pages that someone has pinned, 150 ms in all. Whoever does that pays for the next ones.
-        if now_us().saturating_sub(began) > SEAL_HERE_US {
+        let slow = now_us().saturating_sub(began) > SEAL_HERE_US;
+        if slow {
             self.slow.insert(session);
         }
-        self.on_report(report);
+        match result {
+            Err((writer, failure)) if slow && failure.code == Code::Busy => {
+                self.begin(Work::Seal { object, writer, bytes });
+            }
+            result => self.on_report(Report::Sealed { object, result }),
+        }
     }
 
     fn spill(&mut self, object: ObjectId) {

@@ -15,9 +15,10 @@ use wire::stage::{Answer, Code, FromBroker, ToBroker};
 
 use super::line::{Line, Sent};
 use super::objects::Objects;
-use super::work::{Lane, Worker, now_us};
+use super::work::{Lane, Worker};
 use super::{Inbox, Message, SessionError, Settings};
 use crate::broker::{Broker, Ended, Failure, Grant, PeerId, SessionId};
+use crate::memory::now_us;
 
 /// Whose readiness epoll reports. Ids of sessions and peers are never the same number.
 #[derive(Debug)]

@@ -285,6 +285,28 @@ fn a_producer_that_punches_holes_gets_them_filled() {
 }
 
 #[test]
+fn pages_that_are_pinned_are_busy_and_others_go_on_meanwhile() {
+    let (_room, producer, consumer) = Room::pair();
+    let client = producer.client();
+    let mut output = client.create("x", 8192).expect("create");
+    // A page that nobody wrote is not the one that a pipe gets.
+    output.write_at(0, &[7; 8192]).expect("write");
+    let (from, into) = rustix::pipe::pipe().expect("pipe");
+    let flags = rustix::pipe::SpliceFlags::empty();
+    let fd = output.fd().expect("fd");
+    assert_eq!(rustix::pipe::splice(fd, Some(&mut 0), &into, None, 4096, flags), Ok(4096));
+    let busy = std::thread::scope(|scope| {
+        let commits = scope.spawn(|| (output.commit().map_err(|error| error.code()), output));
+        others_go_on(&producer, &consumer);
+        commits.join().expect("thread")
+    });
+    let (refused, mut output) = busy;
+    assert_eq!(refused, Err(Some(Code::Busy)));
+    rustix::io::read(&from, &mut [0_u8; 4096][..]).expect("let go of the page");
+    output.commit().expect("commit");
+}
+
+#[test]
 fn memory_that_was_abandoned_is_taken_from_a_producer_that_kept_its_descriptor() {
     let (room, producer, _consumer) = Room::pair();
     let client = producer.client();
