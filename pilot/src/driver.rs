@@ -208,7 +208,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             let mut payload = offer.facts(self.runtime.bind_wait());
             payload.walltime_ms = payload.walltime_ms.saturating_sub(ran_ms);
             let lease = offer.lease.map(|span| lease(now, span));
-            let claim = Box::new(Claim { id: offer.claim, payload, lease });
+            let claim = Box::new(Claim { id: offer.claim, payload, lease, gang: None });
             self.claims.insert(offer.claim, Held::new(offer));
             self.first.push(Input::Adopted { slot, epoch, claim, image: ImageKey(key.into()) });
         }
@@ -413,6 +413,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             id: offer.claim,
             payload: offer.facts(self.runtime.bind_wait()),
             lease: offer.lease.map(|span| lease(asked, span)),
+            gang: None,
         });
         let input = Input::Offered(claims.collect());
         self.claims.extend(offers.into_iter().map(|offer| (offer.claim, Held::new(offer))));
@@ -492,6 +493,9 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
                 });
             }
             Output::Report { claim, outcome } => self.report(claim, outcome),
+            Output::ReportTogether(ends) => {
+                ends.into_iter().for_each(|(claim, outcome)| self.report(claim, outcome));
+            }
             // Given back it would be offered again, and never fit.
             Output::Release { claim, why: ReleaseWhy::NeverFits { total } } => {
                 let fault =
