@@ -119,5 +119,6 @@ fn payload(
         host_network: spec.network == workflow::model::Network::Host,
         logs: out.join("logs"),
         registry_auth: None,
+        gang: Vec::new(),
     })
 }

@@ -53,6 +53,10 @@ pub struct Payload {
     /// Auth file (docker's or podman's format) with which its image is fetched; absolute. `None` is the pilot's own.
     #[serde(default)]
     pub registry_auth: Option<PathBuf>,
+    /// Names of the payloads that it runs together with, in order, its own among them; none when it is for itself. They start
+    /// together, and none of them is of use without the others.
+    #[serde(default)]
+    pub gang: Vec<StageName>,
 }
 
 /// Limits of one payload.
