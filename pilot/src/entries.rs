@@ -86,6 +86,8 @@ fn payload(
             class: match output.class {
                 workflow::model::OutputClass::File => StageClass::File,
                 workflow::model::OutputClass::Mem => StageClass::Memory,
+                workflow::model::OutputClass::Pipe => StageClass::Pipe,
+                workflow::model::OutputClass::Shared => StageClass::Shared,
             },
             max_bytes: output.max_bytes,
             save: planned.save_path(output).map(|path| out.join(path)),
@@ -119,6 +121,11 @@ fn payload(
         host_network: spec.network == workflow::model::Network::Host,
         logs: out.join("logs"),
         registry_auth: None,
-        gang: Vec::new(),
+        gang: planned
+            .gang
+            .iter()
+            .filter_map(|mate| plan.payloads.get(*mate))
+            .map(|mate| name(&mate.name))
+            .collect::<Result<_, Fault>>()?,
     })
 }

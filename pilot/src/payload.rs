@@ -115,6 +115,10 @@ pub enum StageClass {
     File,
     /// Memory, made immutable by seals.
     Memory,
+    /// A FIFO between two payloads that run together; never a stage.
+    Pipe,
+    /// Memory that payloads that run together write, of exactly `max_bytes`; never a stage.
+    Shared,
 }
 
 #[cfg(test)]

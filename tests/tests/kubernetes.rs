@@ -8,6 +8,8 @@ mod check;
 mod conformance;
 #[path = "kubernetes/drain.rs"]
 mod drain;
+#[path = "kubernetes/gang.rs"]
+mod gang;
 #[path = "kubernetes/images.rs"]
 mod images;
 #[path = "kubernetes/lifecycle.rs"]

@@ -16,6 +16,7 @@ mod pristine;
 mod record;
 mod stages;
 mod talk;
+mod together;
 mod usage;
 
 use std::os::fd::OwnedFd;

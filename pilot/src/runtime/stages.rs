@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pilot_core::{Fault, FaultClass};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, statat};
@@ -22,6 +22,7 @@ use stage::{
 
 use wire::pilot::StageRow;
 
+use super::together::Together;
 use crate::fault::chain;
 use crate::payload::{Output, Payload, Source, StageClass};
 
@@ -34,6 +35,7 @@ pub(super) struct Stages {
     state: Mutex<State>,
     /// Files are to be found again by the next pilot of this name.
     noted: bool,
+    together: Arc<Together>,
 }
 
 /// In the folder of a payload's stages, what the ledger knows of them. No stage can have this name.
@@ -66,6 +68,10 @@ pub(super) enum OpenOutput {
     File(OutputFile),
     /// Memory; the payload reaches it through the stage holder.
     Memory(MemoryWriter),
+    /// Memory that others of its gang write, too.
+    Shared(OwnedFd),
+    /// A pipe, or memory that an earlier life of this pilot lent: nothing of it is kept.
+    Passing,
 }
 
 /// An input as the shim is told of it.
@@ -73,15 +79,20 @@ pub(super) enum OpenOutput {
 pub(super) enum OpenInput {
     /// A path in the container.
     Link(String),
-    /// Memory.
+    /// Memory; what is shared in a gang may be written.
     Memory(OwnedFd),
 }
 
 impl Stages {
-    pub(super) fn new(memory_bytes: u64, noted: bool) -> Self {
+    /// FIFOs are made in `pipes`, which must be on the file system of the slots' folders.
+    pub(super) fn new(memory_bytes: u64, noted: bool, pipes: PathBuf) -> Self {
         // The disk's own limit is the file system's; ours would only guess at what others will write to it.
         let ledger = Ledger::new(Budget { memory_bytes, disk_bytes: u64::MAX });
-        Self { state: Mutex::new(State { ledger, held: BTreeMap::new() }), noted }
+        Self {
+            state: Mutex::new(State { ledger, held: BTreeMap::new() }),
+            noted,
+            together: Together::new(pipes),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -96,6 +107,7 @@ impl Stages {
         foreign_uid: bool,
     ) -> Result<Vec<OpenOutput>, Fault> {
         self.discard(payload);
+        self.forget_shared(self.together.enter(payload));
         let folder = open_folder(out)?;
         let mut open = Vec::with_capacity(payload.outputs.len());
         for output in &payload.outputs {
@@ -110,6 +122,12 @@ impl Stages {
                     let memory = MemoryWriter::create(&output.name, Lending::ByPath);
                     OpenOutput::Memory(memory.map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))?)
                 }
+                StageClass::Pipe => {
+                    let mode = Mode::from_raw_mode(if foreign_uid { 0o666 } else { 0o600 });
+                    self.together.make_pipe(payload, output, &folder, mode)?;
+                    OpenOutput::Passing
+                }
+                StageClass::Shared => OpenOutput::Shared(self.together.make_memory(payload, output)?),
             });
         }
         Ok(open)
@@ -118,14 +136,19 @@ impl Stages {
     fn reserve(&self, payload: &Payload, output: &Output) -> Result<(), Fault> {
         let (class, medium) = match output.class {
             StageClass::File => (Class::File, Medium::Disk),
-            StageClass::Memory => (Class::Mem, Medium::Memory),
+            // To the ledger, what is shared is memory that is never committed.
+            StageClass::Memory | StageClass::Shared => (Class::Mem, Medium::Memory),
+            // The kernel holds at most some pages of it.
+            StageClass::Pipe => return Ok(()),
         };
+        let is_shared = output.class == StageClass::Shared;
         let asked = Reservation {
             uri: uri(payload, &output.name),
             class,
             medium,
             max_bytes: output.max_bytes,
-            readers: output.readers.clone(),
+            // They end with the gang, and nobody else reads it.
+            readers: if is_shared { BTreeSet::new() } else { output.readers.clone() },
         };
         self.lock().ledger.reserve(asked).map_err(|error| {
             let never = matches!(&error, ReserveError::OverBudget { max_bytes, budget_bytes, .. }
@@ -135,7 +158,11 @@ impl Stages {
                 class,
                 format!("{error}; lower its max_size, use class file, or give the pilot more --memory"),
             )
-        })
+        })?;
+        if is_shared {
+            self.together.know_memory(payload, output);
+        }
+        Ok(())
     }
 
     /// Opens a payload's inputs for its slot: files are linked into `inputs`, memory is given by descriptor.
@@ -149,6 +176,9 @@ impl Stages {
         let folder = open_folder(inputs)?;
         let open = |index: usize, name: &StageName, source: &Source| match source {
             Source::Host(path) => host(index, name, path).map(OpenInput::Link),
+            Source::Stage(uri) if payload.gang.contains(&uri.payload) => {
+                self.open_passing(uri, &folder, name)
+            }
             Source::Stage(uri) => match self.lock().held.get(uri) {
                 None => Err(Fault::new(FaultClass::Retry, format!("{uri} is not there"))),
                 Some(Held::Memory(stage)) => stage
@@ -169,6 +199,38 @@ impl Stages {
             .enumerate()
             .map(|(index, input)| open(index, &input.name, &input.source))
             .collect()
+    }
+
+    fn open_passing(&self, uri: &StageUri, into: &OwnedFd, name: &StageName) -> Result<OpenInput, Fault> {
+        if self.together.lend_pipe(uri, into, name)? {
+            return Ok(OpenInput::Link(format!("{FILE_INPUTS}/{name}")));
+        }
+        match self.together.lend_memory(uri) {
+            Some(Ok(memory)) => Ok(OpenInput::Memory(memory)),
+            Some(Err(error)) => Err(Fault::new(FaultClass::Retry, chain(&error))),
+            None => Err(Fault::new(FaultClass::Retry, format!("{uri} is not there"))),
+        }
+    }
+
+    /// Waits until all that run together with a payload have made what they share, so that it finds it.
+    pub(super) async fn meet(&self, payload: &Payload) -> Result<(), Fault> {
+        self.together.meet(payload).await
+    }
+
+    /// Nothing of a payload runs: what its gang shared goes with the last of it, and who waits for its end of a pipe is let go.
+    pub(super) fn leave(&self, payload: &Payload) {
+        self.forget_shared(self.together.leave(payload));
+    }
+
+    fn forget_shared(&self, memory: Vec<StageUri>) {
+        for uri in memory {
+            let _ = self.lock().ledger.discard(&uri);
+        }
+    }
+
+    /// All that an earlier life of this pilot left running has been looked at.
+    pub(super) fn sweep_pipes(&self) {
+        self.together.sweep();
     }
 
     /// Commits a payload's outputs, all of them or none; gives their bytes.
@@ -211,6 +273,7 @@ impl Stages {
                     let bytes = stage.bytes();
                     (Held::Memory(stage), bytes)
                 }
+                OpenOutput::Shared(_) | OpenOutput::Passing => continue,
             };
             if let Some(path) = &output.save {
                 save(&held, &output.name, path)?;
@@ -356,9 +419,23 @@ impl Stages {
         touched: bool,
     ) -> Result<Vec<OpenOutput>, Fault> {
         let out = open_folder(out)?;
+        self.together.enter_again(payload);
         let mut open = Vec::with_capacity(payload.outputs.len());
         for output in &payload.outputs {
             let name = output.name.as_str();
+            match output.class {
+                // Its gang has it, and that is enough.
+                StageClass::Shared => {
+                    self.reserve(payload, output)?;
+                    open.push(OpenOutput::Passing);
+                    continue;
+                }
+                StageClass::Pipe if self.together.find_pipe(payload, output) => {
+                    open.push(OpenOutput::Passing);
+                    continue;
+                }
+                StageClass::Pipe | StageClass::File | StageClass::Memory => {}
+            }
             let Some(file) = files.iter().find(|file| *file.name() == output.name) else {
                 let text = format!("output \"{name}\" was in the memory of a pilot that is gone");
                 return Err(Fault::new(FaultClass::Retry, text));
@@ -375,7 +452,9 @@ impl Stages {
 
     /// Drops what a payload reserved or committed.
     pub(super) fn discard(&self, payload: &Payload) {
-        for output in &payload.outputs {
+        // What is shared stays until the last of the gang has left.
+        let kept = payload.outputs.iter().filter(|output| output.class != StageClass::Shared);
+        for output in kept {
             let uri = uri(payload, &output.name);
             let mut state = self.lock();
             // Unknown is fine: it was never reserved.

@@ -196,7 +196,8 @@ pub struct Output {
     /// How it is kept. Default: `file`.
     #[serde(default)]
     pub class: OutputClass,
-    /// Most bytes it may have, spelled like memory. Default: 1Gi.
+    /// Most bytes it may have, spelled like memory. Default: 1Gi. Of class `shared` it is the size, and must be given; of class
+    /// `pipe` there is none.
     #[serde(default)]
     pub max_size: Option<Located<Text>>,
     /// Copy it to this path when the payload has succeeded: relative to the folder where results go, without `..`. In an
@@ -214,6 +215,10 @@ pub enum OutputClass {
     File,
     /// Sealed memory; handed on without a copy.
     Mem,
+    /// A pipe to the one payload that reads it, which runs at the same time. Nothing of it is kept.
+    Pipe,
+    /// Memory of `max_size` that the payload and all that read it write at the same time. Nothing of it is kept.
+    Shared,
 }
 
 /// Whether a payload may write to its image's files.

@@ -80,8 +80,9 @@ impl Live {
         self.usage = Usage::default();
         (self.oom_kills_before, self.peak_before) = self.last_figures;
         let image = self.shared.images.chosen(payload)?;
-        if !payload.outputs.is_empty() {
+        if !payload.outputs.is_empty() || !payload.gang.is_empty() {
             self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, true)?;
+            self.shared.stages.meet(payload).await?;
         }
         if !payload.inputs.is_empty() {
             let folder = &self.folders.inputs;
@@ -103,7 +104,7 @@ impl Live {
             let _ = std::fs::remove_file(&self.folders.keeping);
             let files = self.outputs.iter().filter_map(|output| match output {
                 OpenOutput::File(file) => Some(file.clone()),
-                OpenOutput::Memory(_) => None,
+                OpenOutput::Memory(_) | OpenOutput::Shared(_) | OpenOutput::Passing => None,
             });
             self.write_record(Some(Launched {
                 id: launch.id.0,

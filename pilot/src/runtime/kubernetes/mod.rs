@@ -190,7 +190,11 @@ impl KubernetesRuntime {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let shared = Arc::new(Shared {
             images: Images::new(&config.store, config.registry_access)?,
-            stages: Arc::new(Stages::new(config.stage_memory_bytes, config.serves)),
+            stages: Arc::new(Stages::new(
+                config.stage_memory_bytes,
+                config.serves,
+                share.private().join("pipes"),
+            )),
             launches: config.serves.then(|| LaunchLog::new(&share.private())),
             log_limit: LogLimit(config.log_max_bytes),
             idle_image: config.idle_image,
