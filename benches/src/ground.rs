@@ -154,6 +154,7 @@ impl Ground {
             host_network: true,
             logs: self.logs(),
             registry_auth: None,
+            gang: Vec::new(),
         })
     }
 }

@@ -43,7 +43,8 @@ fn run(slots: u32, waiting: u32, images: u64) -> (u128, f64) {
                 Output::AskClaims(n) => {
                     let n = u64::from(n).min(PAYLOADS - offered);
                     let lease = Lease { renew_at: now.after_ms(30_000), expires_at: now.after_ms(60_000) };
-                    let claim = |id| Claim { id: ClaimId(id), payload: payload.clone(), lease: Some(lease) };
+                    let lease = Some(lease);
+                    let claim = |id| Claim { id: ClaimId(id), payload: payload.clone(), lease, gang: None };
                     let claims: Vec<Claim> = (offered..offered + n).map(claim).collect();
                     offered += n;
                     inputs.push_back(Input::Offered(claims));

@@ -87,7 +87,7 @@ fn sign(outcome: &Outcome, ran_ms: Option<u64>, within_ms: u64) -> Sign {
     }
     match &outcome.conclusion {
         Conclusion::Succeeded => Sign::Good,
-        Conclusion::Lost => Sign::Neutral,
+        Conclusion::Lost | Conclusion::GangFailed(_) => Sign::Neutral,
         Conclusion::Exited(status) => Sign::Bad(Failure::Exited(*status)),
         Conclusion::Stopped(StopCause::Cancelled) => Sign::Neutral,
         Conclusion::Stopped(cause) if cause.is_own_doing() => Sign::Bad(Failure::Stopped(*cause)),

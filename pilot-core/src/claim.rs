@@ -14,6 +14,20 @@ const RENEW_PAUSE_MS: u64 = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClaimId(pub u64);
 
+/// Name of a gang: payloads that a queue grants together, and that run all of them or none. A gang that is offered again
+/// comes under a new name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GangId(pub u64);
+
+/// That a claim is one of several that only count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gang {
+    /// Which gang.
+    pub id: GangId,
+    /// How many claims it has in all; all of them come in one offer.
+    pub size: u32,
+}
+
 /// Name of a slot within its pilot, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(pub u32);
@@ -63,6 +77,8 @@ pub struct Claim {
     pub payload: Payload,
     /// How long the right lasts. A queue that shares its payloads with no one gives none, and the claim never expires.
     pub lease: Option<Lease>,
+    /// The gang that it belongs to, if it is not for itself.
+    pub gang: Option<Gang>,
 }
 
 /// Why a claim goes back to its queue with nothing held against the payload, which never started.
@@ -114,6 +130,12 @@ impl fmt::Display for ReleaseWhy {
 impl fmt::Display for ClaimId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "claim {}", self.0)
+    }
+}
+
+impl fmt::Display for GangId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gang {}", self.0)
     }
 }
 

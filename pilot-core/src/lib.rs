@@ -23,7 +23,7 @@ pub mod time;
 
 pub use backoff::{Backoff, Jitter};
 pub use black_hole::BlackHole;
-pub use claim::{Claim, ClaimId, Epoch, Lease, ReleaseWhy, SlotId};
+pub use claim::{Claim, ClaimId, Epoch, Gang, GangId, Lease, ReleaseWhy, SlotId};
 pub use outcome::{Conclusion, Exit, ExitStatus, Fault, FaultClass, Outcome, RunExit, StopCause, Usage};
 pub use payload::{Demand, ImageKey, InputKey, Payload, TrustGroup};
 pub use pilot::{DoneWhy, Input, Lifetime, Output, Pilot, PilotConfig, SlotStatus, StopKind};

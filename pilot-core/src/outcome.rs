@@ -79,6 +79,8 @@ pub enum StopCause {
     DiskExceeded,
     /// The pilot was told to stop.
     PilotStopping,
+    /// Another payload of its gang did not succeed.
+    GangEnded,
 }
 
 impl StopCause {
@@ -86,7 +88,7 @@ impl StopCause {
     pub const fn is_own_doing(self) -> bool {
         match self {
             Self::Cancelled | Self::Walltime | Self::MemoryExceeded | Self::DiskExceeded => true,
-            Self::Evicted | Self::Expired | Self::Preempted | Self::PilotStopping => false,
+            Self::Evicted | Self::Expired | Self::Preempted | Self::PilotStopping | Self::GangEnded => false,
         }
     }
 }
@@ -161,6 +163,8 @@ pub enum Conclusion {
     Failed(Fault),
     /// The lease was lost: another pilot may hold the payload, so whatever happened here does not count.
     Lost,
+    /// Another payload of its gang, this one, did not succeed, so that it counts for nothing how far it came itself.
+    GangFailed(Arc<str>),
 }
 
 /// What a queue is told at the end of a claim.
@@ -266,7 +270,9 @@ impl RunExit {
                 FaultClass::Retry | FaultClass::Payload | FaultClass::Slot => Self::PayloadFailed,
                 FaultClass::Pilot => Self::OwnFault,
             },
-            Conclusion::Exited(_) | Conclusion::Stopped(_) | Conclusion::Lost => Self::PayloadFailed,
+            Conclusion::Exited(_) | Conclusion::Stopped(_) | Conclusion::Lost | Conclusion::GangFailed(_) => {
+                Self::PayloadFailed
+            }
         }
     }
 }
@@ -292,6 +298,7 @@ impl fmt::Display for StopCause {
             Self::MemoryExceeded => "memory exceeded",
             Self::DiskExceeded => "disk exceeded",
             Self::PilotStopping => "the pilot stops",
+            Self::GangEnded => "its gang ended",
         })
     }
 }
@@ -304,6 +311,9 @@ impl fmt::Display for Conclusion {
             Self::Stopped(cause) => cause.fmt(f),
             Self::Failed(fault) => fault.fmt(f),
             Self::Lost => f.write_str("lost its lease"),
+            Self::GangFailed(culprit) => {
+                write!(f, "ended with its gang, because {culprit:?} did not succeed")
+            }
         }
     }
 }

@@ -14,6 +14,9 @@
 //! when every slot is quiet and every report has reached the queue or had its time. After that only claims that come
 //! too late are answered: they go back. Slots that are still warm then are the driver's to take down.
 //!
+//! Claims of a gang wait until all of them are prepared, take their slots at the same moment, are launched at the same moment
+//! once all are bound, and are reported at the same moment once all have ended (`gang.rs`).
+//!
 //! Guarantees: for each claim that was offered or adopted exactly one `Report` or `Release`; nothing is started unless it fits
 //! into the pilot's share beside all that runs; a claim is never launched after its lease expired.
 
@@ -31,9 +34,11 @@ mod adoption;
 mod config;
 mod ended;
 mod ending;
+mod gang;
 mod intake;
 mod seat;
 mod seats;
+mod together;
 mod waiting;
 mod words;
 
@@ -41,6 +46,7 @@ pub use config::{Lifetime, PilotConfig};
 pub use words::{DoneWhy, Input, Output, SlotStatus, StopKind};
 
 use ended::Ended;
+use gang::Gangs;
 use intake::Asking;
 use seat::{Seat, Tally};
 use waiting::Waiting;
@@ -57,6 +63,7 @@ pub struct Pilot {
     /// When the first of those that wait or are reported is due. It may be too early, never too late.
     due_outside: Moment,
     ended: Ended,
+    gangs: Gangs,
     inputs_here: BTreeSet<InputKey>,
     intake: Intake,
     asking: Asking,
@@ -93,6 +100,7 @@ impl Pilot {
             reporting: BTreeMap::new(),
             due_outside: Moment(u64::MAX),
             ended: Ended::default(),
+            gangs: Gangs::default(),
             inputs_here: BTreeSet::new(),
             intake: Intake::Open,
             asking: Asking::Free,
@@ -152,6 +160,7 @@ impl Pilot {
         self.tick_outside(now, out);
         self.tick_life(now, out);
         self.turn_away(out);
+        self.settle_gangs(now, may_ask, out);
         self.place(now, out);
         if may_ask {
             self.ask(now, out);
@@ -199,16 +208,19 @@ impl Pilot {
         let mut held: Vec<ClaimId> = self.seats.iter().filter_map(ids).collect();
         held.extend(self.waiting.iter().map(|waiting| waiting.claim.id));
         held.extend(self.reporting.keys());
+        held.extend(self.gangs.kept());
         held.sort_unstable();
         let distinct = held.windows(2).all(|pair| pair[0] != pair[1]);
         let waiting = self.waiting.iter().map(Waiting::deadline);
-        let mut outside = waiting.chain(self.reporting.values().map(waiting::Reporting::deadline));
+        let reporting = self.reporting.values().map(waiting::Reporting::deadline);
+        let mut outside = waiting.chain(reporting).chain(self.gangs.deadline());
         distinct
             && self.tally == Tally::new(&self.seats)
             && outside.all(|due| self.due_outside <= due)
             && used.fits(&self.config.total)
             && self.seats.iter().all(|seat| seat.tenant.is_some() != seat.is_vacant())
             && self.waiting.len() <= self.config.max_waiting()
+            && self.no_gang_is_launched_in_part()
     }
 }
 

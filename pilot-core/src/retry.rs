@@ -41,7 +41,10 @@ pub enum Decision {
 }
 
 enum Charge {
+    /// It does not come back.
     Nothing,
+    /// Whoever is to blame is charged.
+    Another,
     Failure,
     Disruption,
 }
@@ -60,6 +63,7 @@ pub fn decide(
     }
     let (attempts, pauses, spent) = match charge(outcome) {
         Charge::Nothing => return Decision::Final,
+        Charge::Another => (attempts, 1, false),
         Charge::Failure => {
             let failed = attempts.failed.saturating_add(1);
             (Attempts { failed, ..attempts }, failed, failed > retries)
@@ -75,9 +79,49 @@ pub fn decide(
     Decision::Retry { after_ms: RETRY_PAUSE.delay_ms(pauses, jitter), attempts }
 }
 
+/// What [`decide_together`] has to know of one payload of a gang; each as for [`decide`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// How its claim ended.
+    pub outcome: &'a Outcome,
+    /// Its count before this outcome.
+    pub attempts: Attempts,
+    /// What it asked for.
+    pub retries: u32,
+    /// Whether it may be launched a second time.
+    pub at_most_once: bool,
+}
+
+/// Decides for a gang whose claims have all ended: one decision for each member, in order. Either all are final or all come
+/// back after the same pause, because none of them is of use without the others. Where all succeeded that was the last of
+/// them; a success beside a failure counts for nothing.
+pub fn decide_together(members: &[Member<'_>], jitter: Jitter) -> Vec<Decision> {
+    let whole = members.iter().all(|member| member.outcome.is_success());
+    let decision = |member: &Member<'_>| match member.outcome.is_success() {
+        true if whole || member.at_most_once => Decision::Final,
+        true => Decision::Retry { after_ms: RETRY_PAUSE.delay_ms(1, jitter), attempts: member.attempts },
+        false => decide(member.outcome, member.attempts, member.retries, member.at_most_once, jitter),
+    };
+    let mut decisions: Vec<Decision> = members.iter().map(decision).collect();
+    let pause = |decision: &Decision| match decision {
+        Decision::Retry { after_ms, .. } => Some(*after_ms),
+        Decision::Final => None,
+    };
+    let longest: Option<Vec<u64>> = decisions.iter().map(pause).collect();
+    let longest = longest.and_then(|pauses| pauses.into_iter().max());
+    for decision in &mut decisions {
+        *decision = match (*decision, longest) {
+            (Decision::Retry { attempts, .. }, Some(after_ms)) => Decision::Retry { after_ms, attempts },
+            _ => Decision::Final,
+        };
+    }
+    decisions
+}
+
 fn charge(outcome: &Outcome) -> Charge {
     match &outcome.conclusion {
         Conclusion::Succeeded | Conclusion::Stopped(StopCause::Cancelled) => Charge::Nothing,
+        Conclusion::GangFailed(_) | Conclusion::Stopped(StopCause::GangEnded) => Charge::Another,
         Conclusion::Exited(_) => Charge::Failure,
         Conclusion::Stopped(cause) if cause.is_own_doing() => Charge::Failure,
         Conclusion::Stopped(_) | Conclusion::Lost => Charge::Disruption,

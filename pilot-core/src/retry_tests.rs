@@ -69,3 +69,27 @@ fn the_pause_grows_with_each_failure() {
     };
     assert_eq!([pause(0), pause(1), pause(2)], [500, 1_000, 2_000]);
 }
+
+#[test]
+fn members_of_a_gang_come_back_together_or_not_at_all() {
+    let ended = |conclusion| Outcome { launched: true, ..Outcome::before_launch(conclusion) };
+    let (good, bad) = (ended(Conclusion::Succeeded), ended(Conclusion::Exited(ExitStatus::Code(1))));
+    let other = ended(Conclusion::GangFailed("bad".into()));
+    let member = |outcome, retries, at_most_once| Member {
+        outcome,
+        attempts: Attempts { failed: 1, disrupted: 2 },
+        retries,
+        at_most_once,
+    };
+    let decide = |members: &[Member<'_>]| decide_together(members, Jitter::NONE);
+    assert_eq!(decide(&[member(&good, 0, true), member(&good, 0, false)]), [Decision::Final; 2]);
+    let decisions = decide(&[member(&bad, 2, false), member(&other, 0, false)]);
+    let pause = RETRY_PAUSE.delay_ms(2, Jitter::NONE);
+    let again = |failed| Decision::Retry { after_ms: pause, attempts: Attempts { failed, disrupted: 2 } };
+    assert_eq!(decisions, [again(2), again(1)], "only who is to blame is charged, and all pause as long");
+    assert_eq!(decide(&[member(&bad, 1, false), member(&other, 9, false)]), [Decision::Final; 2]);
+    assert_eq!(decide(&[member(&bad, 9, false), member(&other, 9, true)]), [Decision::Final; 2]);
+    assert_eq!(decide(&[member(&bad, 9, false), member(&good, 9, true)]), [Decision::Final; 2]);
+    let unlaunched = Outcome::before_launch(Conclusion::GangFailed("bad".into()));
+    assert!(decide(&[member(&bad, 9, false), member(&unlaunched, 0, true)]) != [Decision::Final; 2]);
+}

@@ -27,8 +27,8 @@ use world::{Climate, World};
 const FIRST_SEED: u64 = 1;
 /// Each of the four climates goes on for so many steps, together more than a million.
 const STEPS: u64 = 400_000;
-/// What slots must have gone through in every climate, or it has become too mild to prove anything.
-const EDGES: [&str; 10] = [
+/// What slots, and gangs, must have gone through in every climate, or it has become too mild to prove anything.
+const EDGES: [&str; 13] = [
     "idle -> binding",
     "idle -> bound",
     "binding -> bound",
@@ -39,6 +39,9 @@ const EDGES: [&str; 10] = [
     "draining -> cleaning",
     "cleaning -> idle",
     "cleaning -> retired",
+    "gang succeeded",
+    "gang failed",
+    "gang released",
 ];
 
 const FAIR: Woes = Woes {

@@ -359,6 +359,7 @@ fn ending(outcome: &Outcome) -> EndingName {
         Conclusion::Stopped(cause) => ("stopped", cause_name(*cause)),
         Conclusion::Failed(fault) => ("failed", blame(fault.class)),
         Conclusion::Lost => ("lost", ""),
+        Conclusion::GangFailed(_) => ("gang-failed", ""),
     }
 }
 
@@ -372,6 +373,7 @@ const fn cause_name(cause: StopCause) -> &'static str {
         StopCause::MemoryExceeded => "memory",
         StopCause::DiskExceeded => "disk",
         StopCause::PilotStopping => "pilot-stopping",
+        StopCause::GangEnded => "gang-ended",
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn payload(name: &str) -> Arc<Payload> {
         host_network: false,
         logs: "/nowhere".into(),
         registry_auth: None,
+        gang: Vec::new(),
     })
 }
 

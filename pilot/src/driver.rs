@@ -55,6 +55,11 @@ pub(crate) enum News {
         outcome: Outcome,
         reported: Result<Reported, Fault>,
     },
+    /// Answers in the order of the ends.
+    ReportedTogether {
+        ends: Vec<(ClaimId, Outcome)>,
+        reported: Result<Vec<Reported>, Fault>,
+    },
     Note {
         claim: ClaimId,
         note: String,
@@ -115,12 +120,12 @@ pub struct Adoption {
 }
 
 /// What a task was started for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Errand {
     Slot(SlotId),
     Preflight(ClaimId),
-    /// Something said to the queue, about this claim if about one.
-    Queue(Option<ClaimId>),
+    /// Something said to the queue about these claims, if about any.
+    Queue(Vec<ClaimId>),
     /// Waiting for what the queue has to say; never done before the pilot is.
     Watch,
 }
@@ -208,7 +213,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             let mut payload = offer.facts(self.runtime.bind_wait());
             payload.walltime_ms = payload.walltime_ms.saturating_sub(ran_ms);
             let lease = offer.lease.map(|span| lease(now, span));
-            let claim = Box::new(Claim { id: offer.claim, payload, lease });
+            let claim = Box::new(Claim { id: offer.claim, payload, lease, gang: offer.terms.gang });
             self.claims.insert(offer.claim, Held::new(offer));
             self.first.push(Input::Adopted { slot, epoch, claim, image: ImageKey(key.into()) });
         }
@@ -348,11 +353,9 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
                 let epoch = self.pilot.slot(slot).map(pilot_core::Slot::epoch).unwrap_or_default();
                 vec![Input::Slot { slot, epoch, event: Event::SlotLost(fault) }]
             }
-            // Whichever of the two it is that the pilot waits for; it ignores the other.
-            Some(Errand::Preflight(claim) | Errand::Queue(Some(claim))) => {
-                vec![Input::PrepareFailed { claim, fault }, Input::ReportDone { claim }]
-            }
-            Some(Errand::Queue(None) | Errand::Watch) | None => Vec::new(),
+            Some(Errand::Preflight(claim)) => answered(vec![claim], &fault),
+            Some(Errand::Queue(claims)) => answered(claims, &fault),
+            Some(Errand::Watch) | None => Vec::new(),
         };
         inputs.push(Input::Stop { kind: StopKind::Kill, cause: StopCause::PilotStopping });
         inputs
@@ -381,6 +384,18 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             News::Reported { claim, outcome, reported } => {
                 self.on_reported(claim, outcome, reported, show);
                 vec![Input::ReportDone { claim }]
+            }
+            News::ReportedTogether { ends, reported } => {
+                let claims: Vec<ClaimId> = ends.iter().map(|(claim, _)| *claim).collect();
+                let mut answers = reported.map(Vec::into_iter);
+                for (claim, outcome) in ends {
+                    let one = match &mut answers {
+                        Ok(answers) => Ok(answers.next().unwrap_or(Reported::Retried)),
+                        Err(fault) => Err(fault.clone()),
+                    };
+                    self.on_reported(claim, outcome, one, show);
+                }
+                claims.into_iter().map(|claim| Input::ReportDone { claim }).collect()
             }
         }
     }
@@ -413,6 +428,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             id: offer.claim,
             payload: offer.facts(self.runtime.bind_wait()),
             lease: offer.lease.map(|span| lease(asked, span)),
+            gang: offer.terms.gang,
         });
         let input = Input::Offered(claims.collect());
         self.claims.extend(offers.into_iter().map(|offer| (offer.claim, Held::new(offer))));
@@ -479,19 +495,22 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         match output {
             Output::AskClaims(at_most) => {
                 let (queue, asked) = (Arc::clone(&self.queue), self.now());
-                self.effect(Errand::Queue(None), async move {
-                    Some(News::Claimed { asked, claimed: queue.claim(at_most).await })
+                let usable = self.pilot.slots().filter(|slot| slot.phase != PhaseName::Retired).count();
+                let slots = u32::try_from(usable).unwrap_or(u32::MAX);
+                self.effect(Errand::Queue(Vec::new()), async move {
+                    Some(News::Claimed { asked, claimed: queue.claim(at_most, slots).await })
                 });
             }
             Output::Prepare(claim) => self.prepare(claim.id),
             Output::Slot { slot, epoch, claim, order } => self.order(slot, epoch, claim, order).await,
             Output::Renew(claim) => {
                 let (queue, asked) = (Arc::clone(&self.queue), self.now());
-                self.effect(Errand::Queue(Some(claim)), async move {
+                self.effect(Errand::Queue(vec![claim]), async move {
                     Some(News::Renewed { claim, asked, renewed: queue.renew(claim).await })
                 });
             }
             Output::Report { claim, outcome } => self.report(claim, outcome),
+            Output::ReportTogether(ends) => self.report_together(ends),
             // Given back it would be offered again, and never fit.
             Output::Release { claim, why: ReleaseWhy::NeverFits { total } } => {
                 let fault =
@@ -502,7 +521,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
                 tracing::debug!(%claim, ?why, "released");
                 self.claims.remove(&claim);
                 let queue = Arc::clone(&self.queue);
-                self.effect(Errand::Queue(Some(claim)), async move {
+                self.effect(Errand::Queue(vec![claim]), async move {
                     if let Err(fault) = queue.release(claim, why).await {
                         tracing::warn!(%claim, %fault, "the queue did not take a claim back");
                     }
@@ -534,6 +553,22 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         }
     }
 
+    /// As [`Driver::report`], for the claims of a gang.
+    fn report_together(&mut self, ends: Vec<(ClaimId, Outcome)>) {
+        let queue = Arc::clone(&self.queue);
+        let claims: Vec<ClaimId> = ends.iter().map(|(claim, _)| *claim).collect();
+        let work = async move {
+            let mut reported = queue.report_together(ends.clone()).await;
+            while let Err(Fault { class: FaultClass::Retry, message }) = &reported {
+                tracing::warn!(%message, "the queue can't be told how a gang ended; trying again");
+                tokio::time::sleep(REPORT_PAUSE).await;
+                reported = queue.report_together(ends.clone()).await;
+            }
+            Some(News::ReportedTogether { ends, reported })
+        };
+        self.effect(Errand::Queue(claims), work);
+    }
+
     fn report(&mut self, claim: ClaimId, outcome: Outcome) {
         let queue = Arc::clone(&self.queue);
         let span = self.claims.get(&claim).map(|held| info_span!(parent: &held.span, "report"));
@@ -547,7 +582,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             }
             Some(News::Reported { claim, outcome, reported })
         };
-        self.effect(Errand::Queue(Some(claim)), work.instrument(span.unwrap_or_else(Span::none)));
+        self.effect(Errand::Queue(vec![claim]), work.instrument(span.unwrap_or_else(Span::none)));
     }
 
     fn prepare(&mut self, claim: ClaimId) {
@@ -587,6 +622,12 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         });
         self.errands.insert(task.id(), errand);
     }
+}
+
+/// Whichever of the two it is that the pilot waits for; it ignores the other.
+fn answered(claims: Vec<ClaimId>, fault: &Fault) -> Vec<Input> {
+    let both = |claim| [Input::PrepareFailed { claim, fault: fault.clone() }, Input::ReportDone { claim }];
+    claims.into_iter().flat_map(both).collect()
 }
 
 fn lease(asked: Moment, span: LeaseSpan) -> Lease {

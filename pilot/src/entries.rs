@@ -87,6 +87,8 @@ fn payload(
                 workflow::model::OutputClass::File => StageClass::File,
                 workflow::model::OutputClass::Mem => StageClass::Memory,
                 workflow::model::OutputClass::Value => StageClass::Value,
+                workflow::model::OutputClass::Pipe => StageClass::Pipe,
+                workflow::model::OutputClass::Shared => StageClass::Shared,
             },
             max_bytes: output.max_bytes,
             save: planned.save_path(output).map(|path| out.join(path)),
@@ -120,5 +122,11 @@ fn payload(
         host_network: spec.network == workflow::model::Network::Host,
         logs: out.join("logs"),
         registry_auth: None,
+        gang: planned
+            .gang
+            .iter()
+            .filter_map(|mate| plan.payloads.get(*mate))
+            .map(|mate| name(&mate.name))
+            .collect::<Result<_, Fault>>()?,
     })
 }

@@ -53,6 +53,10 @@ pub struct Payload {
     /// Auth file (docker's or podman's format) with which its image is fetched; absolute. `None` is the pilot's own.
     #[serde(default)]
     pub registry_auth: Option<PathBuf>,
+    /// Names of the payloads that it runs together with, in order, its own among them; none when it is for itself. They start
+    /// together, and none of them is of use without the others.
+    #[serde(default)]
+    pub gang: Vec<StageName>,
 }
 
 /// Limits of one payload.
@@ -113,6 +117,10 @@ pub enum StageClass {
     Memory,
     /// A few bytes that the pilot keeps a copy of.
     Value,
+    /// A FIFO between two payloads that run together; never a stage.
+    Pipe,
+    /// Memory that payloads that run together write, of exactly `max_bytes`; never a stage.
+    Shared,
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::{
-    ClaimId, Demand, Drained, Epoch, Exit, Fault, ImageKey, Outcome, ReleaseWhy, Signal, SlotId, StopCause,
-    TrustGroup,
+    ClaimId, Demand, Drained, Epoch, Exit, Fault, Gang, ImageKey, Outcome, ReleaseWhy, Signal, SlotId,
+    StopCause, TrustGroup,
 };
 
 use crate::payload::{Payload, Source};
@@ -88,12 +88,14 @@ pub struct Terms {
     pub at_most_once: bool,
     /// Which try this is, from 1.
     pub attempt: u32,
+    /// The gang that it belongs to, if it is not for itself. All of a gang is offered at once.
+    pub gang: Option<Gang>,
 }
 
 /// Answer to a request for work.
 #[derive(Clone, Debug)]
 pub enum Claimed {
-    /// Payloads, at most as many as were asked for.
+    /// Payloads, at most as many as were asked for, unless the last are a gang that is larger than the pilot.
     Offers(Vec<Offer>),
     /// Nothing at the moment; the queue wakes the pilot when there is.
     Empty,
@@ -115,8 +117,10 @@ pub enum Reported {
 
 /// Where work comes from.
 pub trait Queue: Send + Sync + 'static {
-    /// Asks for up to `at_most` payloads.
-    fn claim(&self, at_most: u32) -> impl Future<Output = Result<Claimed, Fault>> + Send;
+    /// Asks for up to `at_most` payloads. Of a gang it gives all or none; one that is larger than `at_most` comes to its turn:
+    /// what is behind it waits. One that is larger than the pilot's `slots` it gives all the same, so that the pilot can say that
+    /// it never fits.
+    fn claim(&self, at_most: u32, slots: u32) -> impl Future<Output = Result<Claimed, Fault>> + Send;
     /// Prolongs a claim's lease. A fault means that the queue could not be asked, not that the claim is over.
     fn renew(&self, claim: ClaimId) -> impl Future<Output = Result<Renewed, Fault>> + Send;
     /// Ends a claim with its outcome. A fault of class Retry means that the queue could not be asked just now; any other,
@@ -126,7 +130,13 @@ pub trait Queue: Send + Sync + 'static {
         claim: ClaimId,
         outcome: Outcome,
     ) -> impl Future<Output = Result<Reported, Fault>> + Send;
-    /// Gives a claim back unused.
+    /// Ends the claims of a gang with their outcomes, all of them at once: they succeed or come back together. Faults are as for
+    /// [`Queue::report`], and then nothing was changed. The answers are in the order of `ends`.
+    fn report_together(
+        &self,
+        ends: Vec<(ClaimId, Outcome)>,
+    ) -> impl Future<Output = Result<Vec<Reported>, Fault>> + Send;
+    /// Gives a claim back unused. A gang is offered again when the last of it was given back.
     fn release(&self, claim: ClaimId, why: ReleaseWhy) -> impl Future<Output = Result<(), Fault>> + Send;
     /// Resolves when a claim that found nothing may find something.
     fn wait_ready(&self) -> impl Future<Output = ()> + Send;

@@ -81,8 +81,8 @@ impl Show {
                 let name = payload.name.to_string();
                 self.ends.insert(name.clone(), words.clone());
                 let ok = outcome.is_success();
-                let figures = figures(&outcome.usage);
-                UiEvent::PayloadEnded { name, attempt, ok, retry, outcome: words, figures }
+                let (because, figures) = (culprit(&outcome), figures(&outcome.usage));
+                UiEvent::PayloadEnded { name, attempt, ok, retry, outcome: words, because, figures }
             }
             Progress::Skipped { payload, because } => {
                 let reason = format!("{} failed", because.name);
@@ -157,6 +157,18 @@ fn saved(payload: &Payload) -> impl Iterator<Item = Saved> + '_ {
         let stage = format!("stage://{}/{}/{}", payload.workflow, payload.name, output.name);
         Some(Saved { stage, path: path.display().to_string(), bytes })
     })
+}
+
+/// The payload of its gang that did not succeed, where that ended one.
+pub(crate) fn culprit(outcome: &Outcome) -> Option<String> {
+    match &outcome.conclusion {
+        Conclusion::GangFailed(culprit) => Some(culprit.to_string()),
+        Conclusion::Succeeded
+        | Conclusion::Exited(_)
+        | Conclusion::Stopped(_)
+        | Conclusion::Failed(_)
+        | Conclusion::Lost => None,
+    }
 }
 
 /// How a payload ended, in one line.

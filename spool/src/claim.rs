@@ -29,6 +29,27 @@ pub struct Offer {
     pub at_most_once: bool,
     /// Which try this is, from 1.
     pub attempt: u32,
+    /// Of how many that were claimed at once it is one, and under which claim the first of them; `None` when it is for
+    /// itself.
+    pub gang: Option<(ClaimId, u32)>,
+}
+
+/// How much a pilot can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// So many payloads now.
+    pub at_most: u32,
+    /// So many at once, ever. A gang that is larger is handed out all the same, for the pilot to fail it.
+    pub slots: u32,
+}
+
+/// What a claim gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// Payloads.
+    pub offers: Vec<Offer>,
+    /// A gang is next, and larger than what was wanted. What is behind it waits with it, so that it comes to its turn.
+    pub held_up: bool,
 }
 
 /// What was done with a report.
@@ -61,10 +82,11 @@ pub struct Skipped {
 pub(crate) struct Held {
     pub(crate) claim: ClaimId,
     pub(crate) payload: i64,
-    cancelled: bool,
-    retries: u32,
-    at_most_once: bool,
-    attempts: Attempts,
+    pub(crate) cancelled: bool,
+    pub(crate) retries: u32,
+    pub(crate) at_most_once: bool,
+    pub(crate) attempts: Attempts,
+    pub(crate) gang: i64,
 }
 
 impl Work<'_> {
@@ -75,50 +97,61 @@ impl Work<'_> {
     /// # Errors
     /// When the database can't be used.
     pub fn claim(&self, pilot: &str, at_most: u32, lease_ms: u64) -> Result<Vec<Offer>, SpoolError> {
+        Ok(self.claim_for(pilot, Want { at_most, slots: u32::MAX }, lease_ms)?.offers)
+    }
+
+    /// As [`Work::claim`]. Gangs are claimed whole or not at all.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn claim_for(&self, pilot: &str, want: Want, lease_ms: u64) -> Result<Granted, SpoolError> {
         self.end_overdue()?;
         self.end_pauses()?;
-        let mut offers = Vec::new();
-        while offers.len() < at_most as usize {
-            let Some((run, name, homeless)) = self.next_run(pilot)? else { break };
-            let wanted = at_most as usize - offers.len();
-            let ids = self.ready_of(run, wanted)?;
-            if ids.is_empty() {
-                return Err(SpoolError::Damaged(format!("run {run} counts a payload as ready and has none")));
+        let mut granted = Granted::default();
+        let mut after = 0;
+        while granted.offers.len() < want.at_most as usize && !granted.held_up {
+            let Some((run, name, homeless)) = self.next_run(pilot, after)? else { break };
+            after = run.sql();
+            let left = want.at_most - u32::try_from(granted.offers.len()).unwrap_or(want.at_most);
+            let next = self.next_of(run, Want { at_most: left, ..want })?;
+            granted.held_up = next.held_up;
+            if next.found.is_empty() {
+                continue;
             }
             if homeless {
                 self.sql
                     .prepare_cached("UPDATE runs SET home = ?2 WHERE id = ?1")?
                     .execute((run.sql(), pilot))?;
             }
-            for &id in &ids {
-                offers.push(self.take(id, &name, pilot, lease_ms)?);
+            for ids in &next.found {
+                let mut offers: Vec<Offer> = Vec::with_capacity(ids.len());
+                for &id in ids {
+                    offers.push(self.take(id, &name, pilot, lease_ms)?);
+                }
+                if let Some(first) = offers.first().map(|offer| offer.claim).filter(|_| offers.len() > 1) {
+                    let size = u32::try_from(offers.len()).unwrap_or(u32::MAX);
+                    offers.iter_mut().for_each(|offer| offer.gang = Some((first, size)));
+                }
+                granted.offers.append(&mut offers);
             }
-            self.shift(run, Code::Ready, Code::Claimed, ids.len())?;
+            self.shift(run, Code::Ready, Code::Claimed, next.found.iter().map(Vec::len).sum())?;
         }
-        Ok(offers)
+        Ok(granted)
     }
 
-    /// The oldest run with a payload for this pilot; whether it is about to get its home.
-    fn next_run(&self, pilot: &str) -> Result<Option<(RunId, String, bool)>, SpoolError> {
+    /// The oldest run after `after` with a payload for this pilot; whether it is about to get its home.
+    fn next_run(&self, pilot: &str, after: i64) -> Result<Option<(RunId, String, bool)>, SpoolError> {
         let mut find = self.sql.prepare_cached(
             "SELECT id, name, hands_stages AND home = '' FROM runs WHERE id = (SELECT min(id) FROM (
-               SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready WHERE home = '' AND n1 > 0 ORDER BY id LIMIT 1)
+               SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready
+                              WHERE home = '' AND n1 > 0 AND id > ?2 ORDER BY id LIMIT 1)
                UNION ALL
-               SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready WHERE home = ?1 AND n1 > 0 ORDER BY id LIMIT 1)))",
+               SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready
+                              WHERE home = ?1 AND n1 > 0 AND id > ?2 ORDER BY id LIMIT 1)))",
         )?;
-        let row = find.query_row([pilot], |row| Ok((RunId::from_sql(row.get(0)?), row.get(1)?, row.get(2)?)));
+        let row = find
+            .query_row((pilot, after), |row| Ok((RunId::from_sql(row.get(0)?), row.get(1)?, row.get(2)?)));
         Ok(row.optional()?)
-    }
-
-    fn ready_of(&self, run: RunId, at_most: usize) -> Result<Vec<i64>, SpoolError> {
-        let (first, last) = run.span();
-        let limit = i64::try_from(at_most).unwrap_or(i64::MAX);
-        let mut find = self.sql.prepare_cached(
-            "SELECT id FROM payloads INDEXED BY payloads_by_state
-             WHERE state = 1 AND id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
-        )?;
-        let ids = find.query_map((first, last, limit), |row| row.get(0))?;
-        Ok(ids.collect::<Result<_, _>>()?)
     }
 
     fn take(&self, id: i64, run_name: &str, pilot: &str, lease_ms: u64) -> Result<Offer, SpoolError> {
@@ -142,6 +175,7 @@ impl Work<'_> {
         )?;
         Ok(read.query_row([id], |row| {
             Ok(Offer {
+                gang: None,
                 claim,
                 payload: PayloadId(id),
                 run: PayloadId(id).run(),
@@ -189,9 +223,17 @@ impl Work<'_> {
         }
     }
 
+    /// Whether a claim is not over.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn is_held(&self, claim: ClaimId) -> Result<bool, SpoolError> {
+        Ok(self.held(claim)?.is_some())
+    }
+
     pub(crate) fn held(&self, claim: ClaimId) -> Result<Option<Held>, SpoolError> {
         let mut find = self.sql.prepare_cached(
-            "SELECT payload, cancelled, retries, at_most_once, failed, disrupted
+            "SELECT payload, cancelled, retries, at_most_once, failed, disrupted, gang
              FROM claims JOIN payloads ON payloads.id = claims.payload WHERE claims.id = ?1",
         )?;
         let held = find.query_row([sql(claim)], |row| {
@@ -202,12 +244,13 @@ impl Work<'_> {
                 retries: row.get(2)?,
                 at_most_once: row.get(3)?,
                 attempts: Attempts { failed: row.get(4)?, disrupted: row.get(5)? },
+                gang: row.get(6)?,
             })
         });
         Ok(held.optional()?)
     }
 
-    fn drop_claim(&self, claim: ClaimId) -> Result<(), SpoolError> {
+    pub(crate) fn drop_claim(&self, claim: ClaimId) -> Result<(), SpoolError> {
         self.sql.prepare_cached("DELETE FROM claims WHERE id = ?1")?.execute([sql(claim)])?;
         Ok(())
     }
@@ -221,25 +264,43 @@ impl Work<'_> {
             self.move_to(held.payload, Code::Claimed, Code::Cancelled)?;
             return self.skip_after(held.payload).map(drop);
         }
+        if self.gang_is_over(held.gang)? {
+            return self.move_to(held.payload, Code::Claimed, Code::Skipped);
+        }
         self.move_to(held.payload, Code::Claimed, Code::Ready)
     }
 
-    /// Ends a claim: the payload is done with, or comes back after a pause.
+    /// Ends a claim: the payload is done with, or comes back after a pause. With one claim of a gang all end.
     pub(crate) fn conclude(&self, held: &Held, outcome: &Outcome) -> Result<Report, SpoolError> {
-        self.drop_claim(held.claim)?;
-        let id = held.payload;
-        self.keep_outcome(id, outcome)?;
-        if outcome.is_success() {
-            self.move_to(id, Code::Claimed, Code::Succeeded)?;
-            self.free_after(id)?;
-            return Ok(Report::Final { skipped: Vec::new() });
+        if held.gang != 0 {
+            let reports = self.conclude_gang(held.gang, &[(held.claim, outcome.clone())])?;
+            let own = reports.into_iter().find(|(claim, _)| *claim == held.claim);
+            return Ok(own.map_or(Report::NotHeld, |(_, report)| report));
         }
         // Who cancelled it does not want another try.
-        let decision = match held.cancelled {
+        let decision = match held.cancelled && !outcome.is_success() {
             true => Decision::Final,
             false => retry::decide(outcome, held.attempts, held.retries, held.at_most_once, (self.jitter)()),
         };
+        self.settle(held, outcome, decision)
+    }
+
+    /// Writes down how a claim ended and what was decided about its payload.
+    pub(crate) fn settle(
+        &self,
+        held: &Held,
+        outcome: &Outcome,
+        decision: Decision,
+    ) -> Result<Report, SpoolError> {
+        self.drop_claim(held.claim)?;
+        let id = held.payload;
+        self.keep_outcome(id, outcome)?;
         match decision {
+            Decision::Final if outcome.is_success() => {
+                self.move_to(id, Code::Claimed, Code::Succeeded)?;
+                self.free_after(id)?;
+                Ok(Report::Final { skipped: Vec::new() })
+            }
             Decision::Retry { after_ms, attempts } => {
                 let from = self.until(after_ms);
                 self.sql

@@ -32,7 +32,7 @@ impl Work<'_> {
         self.shift(PayloadId(id).run(), Code::Waiting, Code::Ready, free.len())
     }
 
-    /// A payload ended badly: what waits for it, and for that, will not run.
+    /// A payload ended badly: what would have run together with it, what waits for it, and for that, will not run.
     pub(crate) fn skip_after(&self, id: i64) -> Result<Vec<Skipped>, SpoolError> {
         let run = PayloadId(id).run();
         let mut skip = self.sql.prepare_cached(
@@ -40,7 +40,9 @@ impl Work<'_> {
              WHERE id IN (SELECT consumer FROM edges WHERE producer = ?1) AND state = 0 RETURNING id",
         )?;
         let mut ids = Vec::new();
+        let mates = self.skip_mates(id)?;
         let mut open = vec![id];
+        open.extend(&mates);
         while let Some(because) = open.pop() {
             let lost: Vec<i64> =
                 skip.query_map((because, self.wall_ms), |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -48,6 +50,7 @@ impl Work<'_> {
             ids.extend(lost);
         }
         self.shift(run, Code::Waiting, Code::Skipped, ids.len())?;
+        ids.extend(mates);
         if ids.is_empty() {
             return Ok(Vec::new());
         }

@@ -36,6 +36,7 @@ mod clock;
 mod ending;
 mod error;
 mod folder;
+mod gang;
 mod pilots;
 mod query;
 mod recover;
@@ -48,7 +49,7 @@ mod work;
 
 pub use address::{Address, AddressError, FindError, Found, RunRef};
 pub use cancel::{Cancelled, Selection};
-pub use claim::{Offer, Report, Skipped};
+pub use claim::{Granted, Offer, Report, Skipped, Want};
 pub use clock::{Clock, SystemClock};
 pub use error::{OpenError, SpoolError};
 pub use pilots::{NewPilot, PilotRow, Registration};

@@ -73,13 +73,23 @@ impl Work<'_> {
         let running: BTreeSet<ClaimId> = recovery.running.iter().copied().collect();
         for (id, payload, run_name) in claims {
             let id = claim::from_sql(id);
-            if running.contains(&id) {
+            // It may have gone with another one of its gang.
+            let Some(held) = self.held(id)? else { continue };
+            let mates = self.mates(&held)?;
+            let whole = mates.iter().all(|mate| running.contains(mate));
+            if running.contains(&id) && whole {
                 self.renew(id, recovery.lease_ms)?;
-                recovered.kept.push(self.offer(id, payload, &run_name)?);
+                let gang =
+                    mates.first().map(|first| (*first, u32::try_from(mates.len()).unwrap_or(u32::MAX)));
+                recovered.kept.push(Offer { gang, ..self.offer(id, payload, &run_name)? });
                 continue;
             }
-            let Some(held) = self.held(id)? else { continue };
-            if recovery.launched.is_none_or(|launched| launched.contains(&id)) {
+            let launched =
+                |claim: &ClaimId| recovery.launched.is_none_or(|launched| launched.contains(claim));
+            if !whole && mates.iter().any(|mate| running.contains(mate) || launched(mate)) {
+                // What is left of a gang is of no use. Of one that was being launched all may have run.
+                recovered.given_up += self.conclude_gang(held.gang, &[])?.len() as u64;
+            } else if launched(&id) {
                 self.conclude(&held, &claim::lost())?;
                 recovered.given_up += 1;
             } else {
@@ -125,8 +135,13 @@ impl Work<'_> {
             if !lost.contains_key(producer)
                 && let Some(uri) = self.lost_stage(&workflow, *producer, outputs, has_stage)?
             {
-                lost.insert(*producer, uri);
+                // It runs again with all of its gang.
+                for mate in self.gang_with(*producer)? {
+                    open.extend(self.reads_of(mate)?);
+                    lost.insert(mate, uri.clone());
+                }
                 open.extend(self.reads_of(*producer)?);
+                lost.insert(*producer, uri);
             }
             needs.push(need);
         }
@@ -191,7 +206,8 @@ impl Work<'_> {
             while let Some(id) = open.pop() {
                 if hopeless.insert(id, producer).is_none() {
                     let next = readers.get(&id).into_iter().flatten();
-                    open.extend(next.filter(|id| lost.contains_key(id)));
+                    let mates = self.gang_with(id)?;
+                    open.extend(next.chain(&mates).filter(|id| lost.contains_key(id)));
                 }
             }
         }

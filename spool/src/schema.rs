@@ -16,7 +16,7 @@ use crate::error::OpenError;
 use crate::folder::{self, DATABASE, MAKING};
 
 /// The schema's number, kept in `user_version`. A later program migrates; an earlier one refuses.
-pub(crate) const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = 2;
 /// Kept in `application_id`: "LBsp".
 const APPLICATION: i64 = 0x4c42_7370;
 /// Up to this size a whole check takes some ten milliseconds.
@@ -71,11 +71,13 @@ CREATE TABLE payloads (
   because INTEGER,
   claimed_wall_ms INTEGER,
   ended_wall_ms INTEGER,
-  outcome TEXT
+  outcome TEXT,
+  gang INTEGER NOT NULL DEFAULT 0          -- the first of those that it runs together with; 0: it is for itself
 ) STRICT;
 CREATE INDEX payloads_by_state ON payloads(state);
 CREATE INDEX payloads_delayed ON payloads(not_before_ms) WHERE state = 8;
 CREATE UNIQUE INDEX payloads_by_name ON payloads(run, name);
+CREATE INDEX payloads_by_gang ON payloads(gang) WHERE gang <> 0;
 
 -- apart from the rows that change, because they are long
 CREATE TABLE specs (id INTEGER PRIMARY KEY REFERENCES payloads(id), spec TEXT NOT NULL) STRICT;
@@ -109,6 +111,12 @@ CREATE TABLE pilots (
   slots INTEGER NOT NULL
 ) STRICT;
 ";
+
+/// From each version to the next, the first from 1 to 2.
+const STEPS: [&str; 1] = ["
+ALTER TABLE payloads ADD COLUMN gang INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX payloads_by_gang ON payloads(gang) WHERE gang <> 0;
+"];
 
 /// Opens the folder's database; makes one when there is none and `create` says so.
 pub(crate) fn connect(folder: &Path, create: bool, busy: Duration) -> Result<Connection, OpenError> {
@@ -196,6 +204,7 @@ fn open(file: &Path, busy: Duration) -> Result<Connection, OpenError> {
     // Until it is found good, nothing of the log goes into the file.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql)?;
     judge(&connection, file)?;
+    migrate(&connection).map_err(sql)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(sql)?;
     connection.pragma_update(None, "synchronous", "normal").map_err(sql)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(sql)?;
@@ -209,6 +218,30 @@ fn open(file: &Path, busy: Duration) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
+/// Brings an earlier version's tables up to date, in one transaction: whoever opens them at the same time waits, and finds it
+/// done.
+fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+    let version = || connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    if version()? == VERSION {
+        return Ok(());
+    }
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let steps = || {
+        let done = usize::try_from(version()? - 1).unwrap_or(0);
+        for step in STEPS.iter().skip(done) {
+            connection.execute_batch(step)?;
+        }
+        connection.pragma_update(None, "user_version", VERSION)
+    };
+    match steps() {
+        Ok(()) => connection.execute_batch("COMMIT"),
+        Err(error) => {
+            let _ = connection.execute_batch("ROLLBACK");
+            Err(error)
+        }
+    }
+}
+
 fn judge(connection: &Connection, file: &Path) -> Result<(), OpenError> {
     let sql = |source| OpenError::sql(file, source);
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -220,7 +253,7 @@ fn judge(connection: &Connection, file: &Path) -> Result<(), OpenError> {
     if found > VERSION {
         return Err(OpenError::TooNew { file: file.to_path_buf(), found, known: VERSION });
     }
-    if found != VERSION {
+    if found < 1 {
         return Err(damaged(format!("it has version {found}")));
     }
     if connection.is_readonly("main").map_err(sql)? {

@@ -1,5 +1,7 @@
 //! Submission: a run with all its payloads, in one transaction.
 
+use std::collections::BTreeSet;
+
 use rusqlite::OptionalExtension;
 
 use crate::error::SpoolError;
@@ -46,6 +48,9 @@ pub struct NewPayload {
     pub cpu_millis: u64,
     /// Bytes of memory.
     pub memory_bytes: u64,
+    /// Index of the first of the payloads that it runs together with, which may be itself: all of them are claimed at once, or
+    /// none. All come after the same payloads.
+    pub gang: Option<usize>,
 }
 
 /// An output of another payload of the run.
@@ -85,6 +90,18 @@ impl Submission {
             }
             if payload.reads.iter().any(|read| read.output.is_empty() || read.output.contains(' ')) {
                 return bad(format!("payload {:?} reads an output without a proper name", payload.name));
+            }
+        }
+        for (index, payload) in self.payloads.iter().enumerate() {
+            let Some(first) = payload.gang else { continue };
+            let leads =
+                self.payloads.get(first).filter(|leader| leader.gang == Some(first) && first <= index);
+            let before = |payload: &NewPayload| payload.producers().collect::<BTreeSet<usize>>();
+            if leads.is_none_or(|leader| before(leader) != before(payload)) {
+                return bad(format!(
+                    "payload {:?} can't run together with the others of its gang",
+                    payload.name
+                ));
             }
         }
         match self.circle() {
@@ -209,10 +226,12 @@ impl Work<'_> {
         let id = PayloadId::new(run, u32::try_from(index).unwrap_or(u32::MAX)).0;
         let state = if pending == 0 { Code::Ready } else { Code::Waiting };
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let number_in_run = |index: usize| PayloadId::new(run, u32::try_from(index).unwrap_or(u32::MAX)).0;
         self.sql
             .prepare_cached(
                 "INSERT INTO payloads (id, run, name, family, image, trust_group, cpu_millis, memory_bytes, retries,
-                 at_most_once, state, pending) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                 at_most_once, state, pending, gang)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             )?
             .execute((
                 id,
@@ -227,6 +246,7 @@ impl Work<'_> {
                 payload.at_most_once,
                 state.sql(),
                 number(pending as u64),
+                payload.gang.map_or(0, number_in_run),
             ))?;
         self.sql
             .prepare_cached("INSERT INTO specs (id, spec) VALUES (?1, ?2)")?

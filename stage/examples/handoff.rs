@@ -1,11 +1,12 @@
 //! How long a hand-off takes, from one process to another: a stage through the broker, and what programs use otherwise.
 //!
 //! ```text
-//! cargo run --release -p stage --example handoff [-- LARGEST_MIB]
+//! cargo run --release -p stage --example handoff [-- LARGEST_MIB [METHOD]]
 //! ```
 //! Three processes: this one has the broker, one produces, one consumes. The clock starts when the producer has its bytes
 //! ready and says so (commit, write), and stops when the consumer has all of them at an address of its own: *mapped*. The
-//! second figure is when it has also read each of them. Medians; for a stage, sealing is part of it and shown apart.
+//! second figure is when it has also read each of them. Medians; for a stage, sealing is part of both, and shown apart: what is
+//! left of *mapped* without it is the *hand-off*.
 #![expect(clippy::disallowed_methods, reason = "a benchmark has processes and arguments of its own")]
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 
@@ -44,7 +45,7 @@ fn main() -> Outcome<()> {
     match args.get(1).map(String::as_str) {
         Some("produce") => produce(Path::new(&args[2]), &args[3]),
         Some("consume") => consume(Path::new(&args[2])),
-        largest => measure(largest.map_or(Ok(1024), str::parse)?),
+        largest => measure(largest.map_or(Ok(1024), str::parse)?, args.get(2).map(String::as_str)),
     }
 }
 
@@ -94,7 +95,7 @@ struct Round {
     seal: f64,
 }
 
-fn measure(largest_mib: usize) -> Outcome<()> {
+fn measure(largest_mib: usize, only: Option<&str>) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let limits = Limits::new(Budget { memory_bytes: 4 << 30, disk_bytes: 0 });
     let broker = BrokerServer::start(Settings::new(limits))?;
@@ -103,10 +104,10 @@ fn measure(largest_mib: usize) -> Outcome<()> {
     let port = consumer.hear()?[0].to_string();
     let mut producer = Peer::start(&["produce", place, &port])?;
 
-    println!("{:>9} {:>7} {:>12} {:>12} {:>10}", "bytes", "method", "mapped us", "+read us", "seal us");
+    println!("     bytes method   mapped us    +read us   seal us hand-off us");
     for size in SIZES.into_iter().filter(|size| *size <= largest_mib << 20) {
         let rounds = (1 << 30) / size.max(8 << 20) + 3;
-        for method in METHODS {
+        for method in METHODS.into_iter().filter(|method| only.is_none_or(|only| only == *method)) {
             let mut all = Vec::with_capacity(rounds);
             for round in 0..rounds {
                 let sessions = if method == "stage" {
@@ -131,9 +132,11 @@ fn measure(largest_mib: usize) -> Outcome<()> {
                 sorted.sort_by(f64::total_cmp);
                 sorted[sorted.len() / 2]
             };
-            let (mapped, read, seal) = (median(|r| r.mapped), median(|r| r.read), median(|r| r.seal));
-            let seal = if method == "stage" { format!("{seal:.0}") } else { "-".into() };
-            println!("{size:>9} {method:>7} {mapped:>12.1} {read:>12.1} {seal:>10}");
+            print!("{size:>10} {method:>6} {:>11.1} {:>11.1}", median(|r| r.mapped), median(|r| r.read));
+            if method == "stage" {
+                print!(" {:>9.1} {:>11.1}", median(|r| r.seal), median(|r| r.mapped - r.seal));
+            }
+            println!();
         }
     }
     Ok(())
@@ -231,6 +234,7 @@ fn consume(folder: &Path) -> Outcome<()> {
                 let bytes = input.bytes()?;
                 std::hint::black_box(bytes[0]);
                 mapped = now_ns();
+                input.populate();
                 add_up(bytes)
             }
             other => {

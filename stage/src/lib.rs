@@ -15,7 +15,8 @@
 //! [`MemoryWriter`] -> [`MemoryStage`] -> [`SealedMap`] is class `mem`; [`OutputFile`] -> [`FileStage`] ->
 //! [`lend_file`] is class `file`, where a read lease proves what a seal proves for memory; [`commit_folder`] does the same for
 //! a tree of files. [`Ledger`] knows what
-//! exists, who still needs it and what may still be allocated; it touches nothing itself.
+//! exists, who still needs it and what may still be allocated; it touches nothing itself. [`Pipe`] and [`SharedMemory`]
+//! are for payloads that run at the same time; what goes through them never becomes a stage.
 //!
 //! [`broker`] decides who may make and read what, through sockets that [`server`] owns; [`client`] is what a payload links
 //! to speak with it. The messages are [`wire::stage`].
@@ -36,7 +37,9 @@ mod ledger;
 mod lend;
 mod memory;
 mod name;
+mod pipe;
 mod reader;
+mod shared;
 #[expect(unsafe_code, reason = "F_SETLEASE is in no safe wrapper, and mapping is unsafe by nature")]
 mod sys;
 
@@ -53,4 +56,6 @@ pub use ledger::{
 pub use lend::{LendError, lend_file};
 pub use memory::{Lending, MemoryError, MemoryStage, MemoryWriter, NotCommitted};
 pub use name::{NameError, StageName, StageUri, UriError};
+pub use pipe::{Pipe, PipeEnd, PipeError};
 pub use reader::{MapError, SealedMap};
+pub use shared::SharedMemory;

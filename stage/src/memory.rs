@@ -16,6 +16,7 @@ use rustix::fs::{
     fcntl_add_seals, fcntl_get_seals, fstat, futimens, memfd_create, open,
 };
 use rustix::io::{Errno, retry_on_intr};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::reader::{SEALS_NEEDED, allocated, size};
 use crate::{CommitError, CommitReason, StageName};
@@ -148,6 +149,11 @@ impl MemoryWriter {
     /// As [`commit`](Self::commit), and [`CommitReason::TooSmall`] when there is less. After [`CommitReason::Busy`] it is
     /// cut already.
     pub fn commit_exactly(self, bytes: u64) -> Result<MemoryStage, NotCommitted> {
+        self.commit_within(bytes, SEAL_ATTEMPTS)
+    }
+
+    /// As [`commit_exactly`](Self::commit_exactly), with a number of attempts: each may take 150 ms.
+    pub(crate) fn commit_within(self, bytes: u64, attempts: u32) -> Result<MemoryStage, NotCommitted> {
         let cut = || {
             let before = size(&fstat(&self.fd).map_err(CommitReason::io("look at it"))?);
             if before < bytes {
@@ -160,7 +166,7 @@ impl MemoryWriter {
                     Err(errno) => return Err(CommitReason::io("cut it")(errno)),
                 }
             }
-            let (fd, sealed) = self.finish(bytes)?;
+            let (fd, sealed) = self.finish(bytes, attempts)?;
             // Its producer can cut it until the seals are set.
             if sealed < bytes {
                 return Err(CommitReason::TooSmall { bytes: sealed, wanted: bytes });
@@ -197,11 +203,11 @@ impl MemoryWriter {
         }
         // Too large by now is too large for good or until the producer is gone: it stays unsealed, so a retry may pass.
         within(size(&before), max_bytes)?;
-        self.finish(max_bytes)
+        self.finish(max_bytes, SEAL_ATTEMPTS)
     }
 
-    fn finish(&self, max_bytes: u64) -> Result<(OwnedFd, u64), CommitReason> {
-        add_seals(self.fd.as_fd())?;
+    fn finish(&self, max_bytes: u64, attempts: u32) -> Result<(OwnedFd, u64), CommitReason> {
+        add_seals(self.fd.as_fd(), attempts)?;
         let sealed = fstat(&self.fd).map_err(CommitReason::io("look at it"))?;
         let bytes = size(&sealed);
         within(bytes, max_bytes)?;
@@ -294,15 +300,37 @@ pub(crate) fn take_pages(fd: BorrowedFd<'_>, bytes: u64) -> rustix::io::Result<(
     Ok(())
 }
 
-fn add_seals(fd: BorrowedFd<'_>) -> Result<(), CommitReason> {
-    match fcntl_add_seals(fd, SEALS_NEEDED | SealFlags::SEAL) {
-        Ok(()) => Ok(()),
-        Err(Errno::BUSY) => Err(CommitReason::Busy),
-        // SEAL is set already. A producer that set all of them did our work; one that stopped short made it useless.
-        Err(Errno::PERM) => match fcntl_get_seals(fd) {
-            Ok(seals) if seals.contains(SEALS_NEEDED) => Ok(()),
-            _ => Err(CommitReason::SealsLocked),
-        },
-        Err(errno) => Err(CommitReason::io("seal it")(errno)),
+/// How often sealing is tried while pages are pinned.
+const SEAL_ATTEMPTS: u32 = 4;
+/// The kernel looks for pinned pages for 150 ms (mm/memfd.c) before it says EBUSY; a writable mapping is EBUSY at once.
+const PINNED_US: u64 = 100_000;
+
+fn add_seals(fd: BorrowedFd<'_>, attempts: u32) -> Result<(), CommitReason> {
+    let mut left = attempts;
+    loop {
+        let began = now_us();
+        left = left.saturating_sub(1);
+        match fcntl_add_seals(fd, SEALS_NEEDED | SealFlags::SEAL) {
+            Ok(()) => return Ok(()),
+            // Reclaim and compaction hold pages for a moment too, on a machine that is short of memory or time: no
+            // producer can do anything about that.
+            Err(Errno::BUSY) if left > 0 && now_us().saturating_sub(began) >= PINNED_US => {}
+            Err(Errno::BUSY) => return Err(CommitReason::Busy),
+            // SEAL is set already. A producer that set all of them did our work; one that stopped short made it useless.
+            Err(Errno::PERM) => {
+                return match fcntl_get_seals(fd) {
+                    Ok(seals) if seals.contains(SEALS_NEEDED) => Ok(()),
+                    _ => Err(CommitReason::SealsLocked),
+                };
+            }
+            Err(errno) => return Err(CommitReason::io("seal it")(errno)),
+        }
     }
+}
+
+/// Microseconds of a clock that only goes forward.
+pub(crate) fn now_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let whole = u64::try_from(now.tv_sec).unwrap_or(0).saturating_mul(1_000_000);
+    whole + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
 }

@@ -46,8 +46,12 @@ impl SpooledEntries {
 }
 
 impl Queue for SpooledEntries {
-    async fn claim(&self, at_most: u32) -> Result<Claimed, Fault> {
-        self.queue.claim(at_most).await
+    async fn claim(&self, at_most: u32, slots: u32) -> Result<Claimed, Fault> {
+        self.queue.claim(at_most, slots).await
+    }
+
+    async fn report_together(&self, ends: Vec<(ClaimId, Outcome)>) -> Result<Vec<Reported>, Fault> {
+        self.queue.report_together(ends).await
     }
 
     async fn renew(&self, claim: ClaimId) -> Result<Renewed, Fault> {

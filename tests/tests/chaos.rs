@@ -63,7 +63,8 @@ impl Notes {
     }
 }
 
-/// Short and long ones, such as fail, arrays that hand on files and memory, such as may run once, saved outputs.
+/// Short and long ones, such as fail, arrays that hand on files and memory, such as may run once, such as run together,
+/// saved outputs.
 fn load() -> String {
     const NOTE: &str = "inputs: [{name: notes, from: ./notes}";
     let noted = |name: &str, script: &str, inputs: &str, fields: &str| {
@@ -96,6 +97,18 @@ fn load() -> String {
             "sleep 0.1; cat /stage/in/f /stage/in/m; seq 1 20000 > /stage/out/y",
             ", {name: f, from: 'stage://make/f', scatter: true}, {name: m, from: 'stage://make/m', scatter: true}",
             "count: 2, retries: 20, outputs: [{name: y, save: 'y-{index}.txt'}]",
+        ),
+        noted(
+            "pours",
+            "sleep 0.1; seq 1 20000 > /stage/out/p",
+            "",
+            "retries: 20, outputs: [{name: p, class: pipe}, {name: s, class: shared, max_size: 1Mi}]",
+        ),
+        noted(
+            "drinks",
+            "cat /stage/in/p > /stage/out/d",
+            ", {name: p, from: 'stage://pours/p'}, {name: s, from: 'stage://pours/s'}",
+            "retries: 20, outputs: [{name: d, save: drunk.txt}]",
         ),
         noted("never", "true", "", "after: [fails]"),
     ])
@@ -167,6 +180,9 @@ fn judge(site: &Site, run: RunId, starts: &BTreeMap<String, u32>, struck: &[Vict
         let done = of(payload).state == State::Succeeded;
         assert!(text == whole || (text.is_empty() && !done), "{saved} has {} bytes: {}", text.len(), told());
     }
+    let gang = ["pours", "drinks"].map(|name| of(name).state == State::Succeeded);
+    assert_eq!(gang[0], gang[1], "a part of a gang succeeded: {}", told());
+    assert!(!gang[1] || out(site, run, "drunk.txt") == whole, "{}", told());
     for index in 0..2 {
         if of(&format!("take-{index}")).state == State::Succeeded {
             let text = stdout(site, run, &format!("take-{index}"));
@@ -179,7 +195,7 @@ fn judge(site: &Site, run: RunId, starts: &BTreeMap<String, u32>, struck: &[Vict
     let saved = site.path().join(format!("w-{run}.out"));
     let others: Vec<_> =
         files(&saved).into_iter().filter(|path| !path.starts_with(saved.join("logs"))).collect();
-    assert!(others.len() <= 3, "{others:?}");
+    assert!(others.len() <= 4, "{others:?}");
 }
 
 fn judge_one(detail: &Detail, starts: &BTreeMap<String, u32>, struck: &[Victim]) -> Result<(), String> {
@@ -201,6 +217,8 @@ fn judge_one(detail: &Detail, starts: &BTreeMap<String, u32>, struck: &[Victim])
             let ended_by_us = matches!(row.state, State::Lost | State::Failed) && !struck.is_empty();
             row.state == State::Succeeded || ended_by_us
         }
+        // One that was disrupted too often ends both.
+        "pours" | "drinks" => row.state == State::Succeeded || exhausted || end.contains("its gang"),
         name if name.starts_with("take") => {
             row.state == State::Succeeded || exhausted || row.state == State::Skipped
         }

@@ -50,6 +50,11 @@ every_queue!([
     what_comes_after_waits_for_all_before_it,
     closed_is_said_only_at_the_end,
     a_wait_ends_when_there_may_be_something,
+    a_gang_is_given_whole_or_not_at_all,
+    who_has_no_room_for_a_gang_is_not_kept_awake_by_it,
+    a_gang_succeeds_as_a_whole,
+    a_gang_comes_back_whole_until_one_has_no_try_left,
+    at_most_once_holds_for_a_gang,
 ]);
 
 /// The fake does deeds by itself.

@@ -13,6 +13,8 @@ use pilot_tests::fake::{FakeCluster, FakeQueue, FakeRuntime, Play, StopButton, e
 
 #[path = "driver/faults.rs"]
 mod faults;
+#[path = "driver/gangs.rs"]
+mod gangs;
 #[path = "driver/runs.rs"]
 mod runs;
 #[path = "driver/stops.rs"]

@@ -10,6 +10,8 @@ mod clients;
 mod conformance;
 #[path = "kubernetes/drain.rs"]
 mod drain;
+#[path = "kubernetes/gang.rs"]
+mod gang;
 #[path = "kubernetes/images.rs"]
 mod images;
 #[path = "kubernetes/lifecycle.rs"]

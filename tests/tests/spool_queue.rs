@@ -11,7 +11,7 @@ use pilot::ports::{Claimed, LeaseSpan, Offer, Queue, Renewed};
 use pilot::queue::spool::{SpoolQueue, SpoolQueueConfig};
 use pilot::queue::workflow::Entry;
 use pilot_core::{ClaimId, Conclusion, FaultClass};
-use pilot_tests::conformance::queue::{self, success};
+use pilot_tests::conformance::queue::{self, SLOTS, success};
 use pilot_tests::fake::{WORKFLOW, entry, name, payload};
 use pilot_tests::spooled::submit;
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,7 +31,7 @@ fn entries(count: usize) -> Vec<Entry> {
 }
 
 async fn offers(queue: &SpoolQueue, at_most: u32) -> Vec<Offer> {
-    match queue.claim(at_most).await.expect("claim") {
+    match queue.claim(at_most, SLOTS).await.expect("claim") {
         Claimed::Offers(offers) => offers,
         Claimed::Empty | Claimed::Closed => Vec::new(),
     }
@@ -72,7 +72,7 @@ async fn a_renewed_lease_goes_on() {
 async fn a_submission_by_another_process_wakes_who_waits() {
     let folder = tempfile::tempdir().expect("folder");
     let queue = SpoolQueue::open(folder.path(), SpoolQueueConfig::new("one")).expect("spool queue");
-    assert!(matches!(queue.claim(1).await, Ok(Claimed::Empty)), "a pilot that serves is never closed");
+    assert!(matches!(queue.claim(1, SLOTS).await, Ok(Claimed::Empty)), "a pilot that serves is never closed");
     let submitted = async {
         submit(folder.path(), &entries(1));
         spool::poke(folder.path());
@@ -178,6 +178,7 @@ async fn a_spec_that_cannot_be_read_is_reported_failed() {
         trust_group: "user".into(),
         cpu_millis: 1,
         memory_bytes: 1,
+        gang: None,
     };
     let mut user = Spool::open(folder.path()).expect("open");
     for spec in ["", "{\"from\": \"the future\"}"] {
@@ -235,7 +236,7 @@ async fn a_stopped_process_that_holds_the_database_is_waited_out() {
     kill_process(Pid::from_child(&child), Signal::STOP).expect("stop");
     // Whatever is asked meanwhile is answered, in bounded time, with: try again.
     let (renewed, reported, claimed) =
-        tokio::join!(queue.renew(held.claim), queue.report(held.claim, success()), queue.claim(1));
+        tokio::join!(queue.renew(held.claim), queue.report(held.claim, success()), queue.claim(1, SLOTS));
     let classes = [renewed.map(drop), reported.map(drop), claimed.map(drop)]
         .map(|answer| answer.expect_err("held").class);
     assert_eq!(classes, [FaultClass::Retry; 3]);

@@ -100,6 +100,7 @@ impl Outside {
             host_network: true,
             logs: self.logs.path().to_path_buf(),
             registry_auth: None,
+            gang: Vec::new(),
         })
     }
 

@@ -51,6 +51,7 @@ class Stages(unittest.TestCase):
         found = self.consumer.open(name)
         self.assertEqual((bytes(found.view), found.in_place, found.nbytes), (b"hello", True, 5))
         self.assertTrue(found.view.readonly)
+        found.populate()
         with self.assertRaises(TypeError):
             found.view[0] = 1
         found.close()

@@ -27,6 +27,7 @@ impl Pilot {
             out.push(ignored(Why::NotInThisPhase));
             return self.disown(now, slot, &claim, out);
         };
+        self.gangs.join(&claim);
         self.let_in(index, Tenant::new(&claim, now, true));
         self.apply(now, index, epoch, Event::Adopted(claim), out);
         self.apply_own(now, index, Event::Go, out);
@@ -55,6 +56,9 @@ impl Pilot {
         let message = format!("adopt {} in {slot}, which can't take it", claim.payload.name);
         let conclusion = Conclusion::Failed(Fault::new(FaultClass::Slot, message));
         let outcome = Outcome { launched: true, ..Outcome::before_launch(conclusion) };
+        if self.intake != Intake::Over {
+            self.gangs.join(claim);
+        }
         self.report(now, claim.id, claim.lease, outcome, out);
     }
 }

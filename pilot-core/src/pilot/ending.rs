@@ -99,7 +99,10 @@ impl Pilot {
 
     /// Whether nothing is left that anyone waits for.
     fn is_quiet(&self) -> bool {
-        self.waiting.is_empty() && self.reporting.is_empty() && self.tally.vacant == self.seats.len()
+        self.waiting.is_empty()
+            && self.reporting.is_empty()
+            && self.gangs.is_empty()
+            && self.tally.vacant == self.seats.len()
     }
 
     pub(super) fn finish(&mut self, now: Moment, out: &mut Outputs) {

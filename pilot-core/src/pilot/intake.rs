@@ -1,8 +1,10 @@
 //! Asking for claims and taking them in.
 
+use std::collections::BTreeMap;
+
 use super::waiting::{Stage, Waiting};
 use super::{Intake, Output, Outputs, Pilot, ReleaseWhy};
-use crate::claim::Claim;
+use crate::claim::{Claim, GangId};
 use crate::outcome::{Conclusion, Outcome};
 use crate::payload::InputKey;
 use crate::time::Moment;
@@ -15,10 +17,10 @@ const MAX_INPUTS_HERE: usize = 65_536;
 pub(super) enum Asking {
     /// May be asked.
     Free,
-    /// Was asked; after `by` the question counts as lost.
-    Asked { by: Moment },
-    /// Had nothing; is asked again at `at`.
-    Resting { at: Moment },
+    /// Was asked for so many; after `by` the question counts as lost.
+    Asked { by: Moment, wanted: u32 },
+    /// Had nothing for one who wanted so many; is asked again at `at`, or for more: there may be a gang.
+    Resting { at: Moment, wanted: u32 },
     /// Has nothing for ever.
     Closed,
 }
@@ -31,8 +33,15 @@ impl Pilot {
         if self.asking != Asking::Closed {
             self.asking = Asking::Free;
         }
+        let mut together: BTreeMap<GangId, Vec<Claim>> = BTreeMap::new();
         for claim in claims {
-            self.take_in(now, claim, out);
+            match claim.gang {
+                Some(gang) => together.entry(gang.id).or_default().push(claim),
+                None => self.take_in(now, claim, out),
+            }
+        }
+        for claims in together.into_values() {
+            self.take_in_together(now, claims, out);
         }
     }
 
@@ -51,19 +60,27 @@ impl Pilot {
             let lost = Outcome::before_launch(Conclusion::Lost);
             self.report(now, claim.id, None, lost, out);
         } else {
-            let claim = Box::new(claim);
-            let stage = Stage::Preparing { by: now.after_ms(self.config.prepare_timeout_ms) };
-            out.push(Output::Prepare(claim.clone()));
-            let waiting = Waiting { id: claim.id, claim, since: now, stage };
-            self.note_due(waiting.deadline());
-            self.waiting.push(waiting);
+            self.let_wait(now, claim, out);
         }
     }
 
+    pub(super) fn let_wait(&mut self, now: Moment, claim: Claim, out: &mut Outputs) {
+        let claim = Box::new(claim);
+        let stage = Stage::Preparing { by: now.after_ms(self.config.prepare_timeout_ms) };
+        out.push(Output::Prepare(claim.clone()));
+        let waiting = Waiting { id: claim.id, claim, since: now, stage };
+        self.note_due(waiting.deadline());
+        self.waiting.push(waiting);
+    }
+
     pub(super) fn on_queue_empty(&mut self, now: Moment) {
-        if self.asking != Asking::Closed {
-            self.asking = Asking::Resting { at: now.after_ms(self.config.poll_ms) };
-        }
+        let wanted = match self.asking {
+            Asking::Asked { wanted, .. } => wanted,
+            Asking::Resting { wanted, .. } => wanted,
+            Asking::Free => u32::MAX,
+            Asking::Closed => return,
+        };
+        self.asking = Asking::Resting { at: now.after_ms(self.config.poll_ms), wanted };
     }
 
     pub(super) fn on_queue_filled(&mut self) {
@@ -97,13 +114,16 @@ impl Pilot {
     /// Never more than could be bound soon: idle slots and the claims allowed ahead, less those that wait already. Where no slot
     /// is idle, what is allowed ahead is asked for all the same.
     pub(super) fn ask(&mut self, now: Moment, out: &mut Outputs) {
+        let wanted = self.wanted();
         match self.asking {
-            Asking::Asked { by } | Asking::Resting { at: by } if by.is_due(now) => self.asking = Asking::Free,
+            Asking::Asked { by, .. } | Asking::Resting { at: by, .. } if by.is_due(now) => {
+                self.asking = Asking::Free;
+            }
+            Asking::Resting { wanted: before, .. } if wanted > before => self.asking = Asking::Free,
             Asking::Free | Asking::Asked { .. } | Asking::Resting { .. } | Asking::Closed => {}
         }
-        let wanted = self.wanted();
         if self.asking == Asking::Free && wanted > 0 {
-            self.asking = Asking::Asked { by: now.after_ms(self.config.ask_timeout_ms) };
+            self.asking = Asking::Asked { by: now.after_ms(self.config.ask_timeout_ms), wanted };
             out.push(Output::AskClaims(wanted));
         }
     }
@@ -123,7 +143,7 @@ impl Pilot {
     /// Only a pilot that would ask has to be woken for it.
     pub(super) fn ask_deadline(&self) -> Option<Moment> {
         let at = match self.asking {
-            Asking::Asked { by } | Asking::Resting { at: by } => by,
+            Asking::Asked { by, .. } | Asking::Resting { at: by, .. } => by,
             // After an adoption: overdue.
             Asking::Free => Moment::START,
             Asking::Closed => return None,

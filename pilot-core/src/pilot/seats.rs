@@ -1,13 +1,15 @@
 //! Who goes to which slot, who may start, and what comes of it. It must not know how claims come in and how the pilot ends.
 
+use super::seat::Seat;
 use super::seat::Tenant;
-use super::waiting::Stage;
+use super::together::Left;
+use super::waiting::Waiting;
 use super::{Intake, Output, Outputs, Pilot};
 use crate::claim::{ClaimId, Epoch, Lease, SlotId};
-use crate::matchmaking::{Candidate, IdleSlot, Room, assign};
+use crate::matchmaking::{Candidate, IdleSlot, Match, Room, assign};
 use crate::outcome::StopCause;
 use crate::payload::Demand;
-use crate::slot::{Action, Event, Order, Phase, PhaseName, Verdict, Why};
+use crate::slot::{Action, End, Ending, Event, Order, Phase, PhaseName, Verdict, Why};
 use crate::time::Moment;
 
 /// A slot that is due more often than this at one moment has a limit of zero; the rest waits for the next tick.
@@ -71,6 +73,9 @@ impl Pilot {
         if from != to {
             if to == PhaseName::Draining {
                 tenant.ended_at = Some(now);
+                if !ends_well(seat.slot.phase()) {
+                    self.gangs.break_up(claim);
+                }
             }
             out.push(Output::Moved { slot, epoch, claim, from, to, event: name });
         }
@@ -165,13 +170,19 @@ impl Pilot {
             return;
         }
         for index in 0..self.seats.len() {
-            let seat = &self.seats[index];
-            if seat.slot.name() == PhaseName::Bound
-                && seat.tenant.as_ref().is_some_and(|tenant| tenant.charged)
-            {
+            if self.may_go(now, &self.seats[index]) {
                 self.apply_own(now, index, Event::Go, out);
             }
         }
+    }
+
+    fn may_go(&self, now: Moment, seat: &Seat) -> bool {
+        let charged = seat.tenant.as_ref().is_some_and(|tenant| tenant.charged);
+        let Some(claim) = seat.slot.claim().filter(|_| charged && seat.slot.name() == PhaseName::Bound)
+        else {
+            return false;
+        };
+        claim.gang.is_none_or(|gang| self.gang_may_go(now, gang))
     }
 
     /// Oldest first. The answer is whether one of them has waited so long that all that is free is kept for it.
@@ -202,31 +213,44 @@ impl Pilot {
         if self.intake != Intake::Open || self.waiting.is_empty() || self.tally.idle == 0 {
             return;
         }
-        let candidates: Vec<Candidate<'_>> = self
-            .waiting
-            .iter()
-            .filter_map(|waiting| match waiting.stage {
-                Stage::Preparing { .. } => None,
-                Stage::Ready { bytes_missing, inputs_missing } => Some(Candidate {
-                    claim: waiting.claim.id,
-                    payload: &waiting.claim.payload,
-                    waited_ms: now.ms_since(waiting.since),
-                    bytes_missing,
-                    inputs_missing,
-                }),
-            })
-            .collect();
+        let free = if reserved { Demand::default() } else { self.free() };
+        match self.assign_gangs(now, free, out) {
+            Left::Nothing => {}
+            Left::ToAll => self.assign_singles(now, reserved, |_| true, out),
+        }
+    }
+
+    /// Gives slots to those of the claims that are for themselves that `may` let.
+    pub(super) fn assign_singles(
+        &mut self,
+        now: Moment,
+        reserved: bool,
+        may: impl Fn(&Waiting) -> bool,
+        out: &mut Outputs,
+    ) {
+        let candidates = self.waiting.iter().filter(|waiting| waiting.claim.gang.is_none() && may(waiting));
+        let candidates: Vec<Candidate<'_>> =
+            candidates.filter_map(|waiting| waiting.candidate(now)).collect();
+        let slots = self.idle_slots();
+        let free = if reserved { Demand::default() } else { self.free() };
+        let ahead = self.config.bind_ahead.saturating_sub(self.bound_ahead());
+        let room = Room { free, ahead, aging_ms: self.config.aging_ms };
+        let matches = assign(&candidates, &slots, room);
+        self.seat_all(now, matches, out);
+    }
+
+    pub(super) fn idle_slots(&self) -> Vec<IdleSlot<'_>> {
         let idle = self.seats.iter().filter_map(|seat| match seat.slot.phase() {
             Phase::Idle { holds } => {
                 Some(IdleSlot { slot: seat.slot.id(), holds: holds.as_ref(), since: seat.vacant_since })
             }
             _ => None,
         });
-        let slots: Vec<IdleSlot<'_>> = idle.collect();
-        let free = if reserved { Demand::default() } else { self.free() };
-        let ahead = self.config.bind_ahead.saturating_sub(self.bound_ahead());
-        let room = Room { free, ahead, aging_ms: self.config.aging_ms };
-        for found in assign(&candidates, &slots, room) {
+        idle.collect()
+    }
+
+    pub(super) fn seat_all(&mut self, now: Moment, matches: Vec<Match>, out: &mut Outputs) {
+        for found in matches {
             if let (Some(seat), Some(from)) = (self.index_of(found.slot), self.waiting_at(found.claim)) {
                 self.seat(now, seat, from, found.charged, out);
             }
@@ -238,4 +262,9 @@ impl Pilot {
         self.let_in(index, Tenant::new(&waiting.claim, waiting.since, charged));
         self.apply_own(now, index, Event::Claimed(waiting.claim), out);
     }
+}
+
+/// Whether a slot that begins to drain does so because its payload has done its work.
+fn ends_well(phase: &Phase) -> bool {
+    matches!(phase, Phase::Draining { end: End { ending: Ending::Exited(status), .. }, .. } if status.is_success())
 }

@@ -32,7 +32,7 @@ fn claim(id: u64) -> Claim {
         at_most_once: false,
         reusable: true,
     };
-    Claim { id: ClaimId(id), payload, lease: None }
+    Claim { id: ClaimId(id), payload, lease: None, gang: None }
 }
 
 fn sized(id: u64, cpu_millis: u64) -> Claim {
@@ -140,6 +140,8 @@ mod adoption;
 mod ahead;
 #[path = "tests/ends.rs"]
 mod ends;
+#[path = "tests/gangs.rs"]
+mod gangs;
 #[path = "tests/intake.rs"]
 mod intake;
 #[path = "tests/way.rs"]

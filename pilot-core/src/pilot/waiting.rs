@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Intake, Output, Outputs, Pilot, ReleaseWhy};
+use super::{Intake, Output, Outputs, Pilot, ReleaseWhy, gang};
 use crate::claim::{Claim, ClaimId, Lease};
+use crate::matchmaking::Candidate;
 use crate::outcome::{Conclusion, Fault, FaultClass, Outcome, StopCause};
 use crate::payload::ImageKey;
 use crate::slot::Event;
@@ -34,6 +35,20 @@ pub(super) struct Reporting {
 }
 
 impl Waiting {
+    /// As matchmaking sees it, once it is prepared.
+    pub(super) fn candidate(&self, now: Moment) -> Option<Candidate<'_>> {
+        match self.stage {
+            Stage::Preparing { .. } => None,
+            Stage::Ready { bytes_missing, inputs_missing } => Some(Candidate {
+                claim: self.claim.id,
+                payload: &self.claim.payload,
+                waited_ms: now.ms_since(self.since),
+                bytes_missing,
+                inputs_missing,
+            }),
+        }
+    }
+
     /// A claim that is ready has only its lease to look after: what it waits for has deadlines of its own.
     pub(super) fn deadline(&self) -> Moment {
         let lease = self.claim.lease.map(|lease| lease.deadline());
@@ -60,6 +75,7 @@ impl Pilot {
         self.waiting_at(claim).is_some()
             || self.seat_of(claim).is_some()
             || self.reporting.contains_key(&claim)
+            || self.gangs.gang_of(claim).is_some()
             || self.ended.contains(claim)
     }
 
@@ -93,6 +109,8 @@ impl Pilot {
             }
         } else if let Some(index) = self.seat_of(claim) {
             self.apply_own(now, index, Event::LeaseRenewed(lease), out);
+        } else if self.gangs.renew(claim, lease) {
+            self.note_due(lease.deadline());
         }
     }
 
@@ -103,10 +121,15 @@ impl Pilot {
             self.on_report_done(claim);
         } else if let Some(index) = self.seat_of(claim) {
             self.apply_own(now, index, Event::LeaseLost, out);
+        } else {
+            self.gangs.lose(claim);
         }
     }
 
     pub(super) fn on_stop_claim(&mut self, now: Moment, claim: ClaimId, cause: StopCause, out: &mut Outputs) {
+        if cause == StopCause::Cancelled {
+            self.gangs.cancel(claim);
+        }
         if let Some(index) = self.waiting_at(claim) {
             if cause.is_own_doing() {
                 self.end_waiting(now, index, Conclusion::Stopped(cause), out);
@@ -138,9 +161,11 @@ impl Pilot {
         }
         self.tick_waiting(now, out);
         self.tick_reporting(now, out);
+        self.gangs.tick(now, out);
         let waiting = self.waiting.iter().map(Waiting::deadline);
         let reporting = self.reporting.values().map(Reporting::deadline);
-        self.due_outside = waiting.chain(reporting).min().unwrap_or(Moment(u64::MAX));
+        let outside = waiting.chain(reporting).chain(self.gangs.deadline());
+        self.due_outside = outside.min().unwrap_or(Moment(u64::MAX));
     }
 
     fn tick_waiting(&mut self, now: Moment, out: &mut Outputs) {
@@ -185,7 +210,13 @@ impl Pilot {
         }
     }
 
-    fn end_waiting(&mut self, now: Moment, index: usize, conclusion: Conclusion, out: &mut Outputs) {
+    pub(super) fn end_waiting(
+        &mut self,
+        now: Moment,
+        index: usize,
+        conclusion: Conclusion,
+        out: &mut Outputs,
+    ) {
         let claim = self.waiting.remove(index).claim;
         let outcome = Outcome::before_launch(conclusion);
         self.judge(&claim.payload.family, &outcome, None);
@@ -193,6 +224,9 @@ impl Pilot {
     }
 
     pub(super) fn release(&mut self, claim: ClaimId, why: ReleaseWhy, out: &mut Outputs) {
+        if self.gangs.end(claim, None, gang::How::Release(why)) {
+            return;
+        }
         self.ended.insert(claim);
         out.push(Output::Release { claim, why });
     }
@@ -212,18 +246,37 @@ impl Pilot {
         outcome: Outcome,
         out: &mut Outputs,
     ) {
+        if self.gangs.gang_of(claim).is_some() {
+            let lease = lease.filter(|_| outcome.conclusion != Conclusion::Lost);
+            if let Some(lease) = lease {
+                self.note_due(lease.deadline());
+            }
+            self.gangs.end(claim, lease, gang::How::Report(outcome));
+            return;
+        }
+        self.note_reporting(now, claim, lease, &outcome.conclusion);
+        out.push(Output::Report { claim, outcome });
+    }
+
+    /// What is on its way to the queue from now on.
+    pub(super) fn note_reporting(
+        &mut self,
+        now: Moment,
+        claim: ClaimId,
+        lease: Option<Lease>,
+        conclusion: &Conclusion,
+    ) {
         self.ended.insert(claim);
         let by = now.after_ms(self.config.report_timeout_ms);
         // A lease that is lost is not renewed, but the report still has to get through.
-        let lease = lease.filter(|_| outcome.conclusion != Conclusion::Lost);
+        let lease = lease.filter(|_| *conclusion != Conclusion::Lost);
         let reporting = Reporting { lease, by };
         self.note_due(reporting.deadline());
         self.reporting.insert(claim, reporting);
-        out.push(Output::Report { claim, outcome });
     }
 }
 
-fn renew_if_due(now: Moment, claim: ClaimId, lease: &mut Option<Lease>, out: &mut Outputs) {
+pub(super) fn renew_if_due(now: Moment, claim: ClaimId, lease: &mut Option<Lease>, out: &mut Outputs) {
     if let Some(lease) = lease
         && lease.renew_at.is_due(now)
     {

@@ -141,6 +141,9 @@ pub enum Output {
         /// How it ended.
         outcome: Outcome,
     },
+    /// The claims of a gang are over, all at once; only together they say whether any of them counts. Answer: `ReportDone` for
+    /// each.
+    ReportTogether(Vec<(ClaimId, Outcome)>),
     /// A claim goes back; its payload never started.
     Release {
         /// Which.

@@ -116,7 +116,8 @@ pub(super) fn claim(id: u64, image: &str) -> Box<Claim> {
         at_most_once: false,
         reusable: true,
     };
-    Box::new(Claim { id: ClaimId(id), payload, lease: Some(Lease { renew_at: RENEW, expires_at: EXPIRED }) })
+    let lease = Some(Lease { renew_at: RENEW, expires_at: EXPIRED });
+    Box::new(Claim { id: ClaimId(id), payload, lease, gang: None })
 }
 
 fn phase(place: Place, by: Moment) -> Phase {

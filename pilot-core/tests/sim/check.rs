@@ -1,10 +1,10 @@
 //! The promises of a pilot, looked at from outside after every step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pilot_core::{
-    ClaimId, Conclusion, Demand, Epoch, EventName, ExitStatus, Input, Moment, Order, Output, Phase,
-    PhaseName, Pilot, Slot, SlotId, StopCause, Why,
+    Claim, ClaimId, Conclusion, Demand, Epoch, EventName, ExitStatus, Gang, GangId, Input, Moment, Order,
+    Outcome, Output, Phase, PhaseName, Pilot, Slot, SlotId, StopCause, Why,
 };
 
 use super::node::TOTAL;
@@ -21,6 +21,8 @@ pub(crate) struct Watch {
     /// By their user, before they had ended.
     cancelled: BTreeSet<ClaimId>,
     done: bool,
+    /// Of claims that belong to gangs.
+    gangs: BTreeMap<ClaimId, Gang>,
     /// Phases that slots came from and went to.
     pub(crate) edges: BTreeSet<String>,
 }
@@ -45,9 +47,11 @@ impl Watch {
     pub(crate) fn handle(&mut self, pilot: &mut Pilot, now: Moment, input: Input) -> Vec<Output> {
         if let Input::Offered(claims) = &input {
             self.offered.extend(claims.iter().map(|claim| claim.id));
+            claims.iter().for_each(|claim| self.note_gang(claim));
         }
         if let Input::Adopted { slot, epoch, claim, .. } = &input {
             self.offered.insert(claim.id);
+            self.note_gang(claim);
             self.adopted.insert((*slot, *epoch));
         }
         if let Input::StopClaim { claim, cause: StopCause::Cancelled } = &input
@@ -69,6 +73,7 @@ impl Watch {
         for output in outputs {
             self.check_output(now, output);
         }
+        self.check_gangs(outputs);
         self.check_slots(pilot, ledgers);
         self.check_room(pilot, outputs);
         if !self.done {
@@ -82,32 +87,89 @@ impl Watch {
         }
     }
 
-    /// What is cancelled does not come back, neither at once nor by way of a retry.
-    fn check_cancelled(&self, output: &Output) {
-        match output {
-            Output::Release { claim, .. } => {
-                assert!(!self.cancelled.contains(claim), "{claim} was cancelled, but goes back");
-            }
-            Output::Report { claim, outcome } if self.cancelled.contains(claim) => {
-                let status = outcome.status;
-                let fine = match &outcome.conclusion {
-                    Conclusion::Stopped(StopCause::Cancelled) | Conclusion::Lost => true,
-                    // It had ended well, and its outputs were on their way.
-                    Conclusion::Succeeded | Conclusion::Failed(_) => status == Some(ExitStatus::SUCCESS),
-                    Conclusion::Stopped(_) | Conclusion::Exited(_) => false,
-                };
-                assert!(fine, "{claim} was cancelled, but ended as {outcome:?}");
-            }
-            _ => {}
+    fn note_gang(&mut self, claim: &Claim) {
+        if let Some(gang) = claim.gang {
+            self.gangs.insert(claim.id, gang);
         }
     }
 
+    /// All of a gang is launched at once, and all of it ends at once: released, or reported with all successful or none.
+    fn check_gangs(&mut self, outputs: &[Output]) {
+        let mut launched: BTreeMap<GangId, u32> = BTreeMap::new();
+        let mut released: BTreeMap<GangId, u32> = BTreeMap::new();
+        for output in outputs {
+            match output {
+                Output::Slot { slot, epoch, claim, order: Order::Launch(_) }
+                    if !self.adopted.contains(&(*slot, *epoch)) =>
+                {
+                    let gang = self.gangs.get(claim);
+                    gang.into_iter().for_each(|gang| *launched.entry(gang.id).or_default() += 1);
+                }
+                Output::Release { claim, .. } => {
+                    let gang = self.gangs.get(claim);
+                    gang.into_iter().for_each(|gang| *released.entry(gang.id).or_default() += 1);
+                }
+                Output::Report { claim, .. } if !self.done => {
+                    assert!(!self.gangs.contains_key(claim), "{claim} of a gang is reported alone");
+                }
+                Output::ReportTogether(ends) => {
+                    let good = ends.iter().filter(|(_, outcome)| outcome.is_success()).count();
+                    assert!(good == 0 || good == ends.len(), "a part of a gang succeeded: {ends:?}");
+                    let own = ends
+                        .iter()
+                        .any(|(_, outcome)| !matches!(outcome.conclusion, Conclusion::GangFailed(_)));
+                    assert!(own, "nobody is to blame: {ends:?}");
+                    let how = if good > 0 { "gang succeeded" } else { "gang failed" };
+                    self.edges.insert(how.to_owned());
+                }
+                _ => {}
+            }
+        }
+        self.edges.extend((!released.is_empty()).then(|| "gang released".to_owned()));
+        for gang in self.gangs.values() {
+            for counts in [&launched, &released] {
+                assert!(
+                    counts.get(&gang.id).is_none_or(|count| *count == gang.size),
+                    "half of {gang:?}: {outputs:?}"
+                );
+            }
+        }
+    }
+
+    /// What is cancelled does not come back, neither at once nor by way of a retry.
+    fn check_cancelled(&self, claim: ClaimId, outcome: &Outcome) {
+        if self.cancelled.contains(&claim) {
+            let status = outcome.status;
+            let fine = match &outcome.conclusion {
+                Conclusion::Stopped(StopCause::Cancelled) | Conclusion::Lost => true,
+                // It had ended well, and its outputs were on their way.
+                Conclusion::Succeeded | Conclusion::Failed(_) => status == Some(ExitStatus::SUCCESS),
+                Conclusion::Stopped(_) | Conclusion::Exited(_) | Conclusion::GangFailed(_) => false,
+            };
+            assert!(fine, "{claim} was cancelled, but ended as {outcome:?}");
+        }
+    }
+
+    fn end(&mut self, claim: ClaimId) {
+        assert!(self.offered.contains(&claim), "{claim} was never offered");
+        assert!(self.ended.insert(claim), "{claim} ended twice");
+    }
+
     fn check_output(&mut self, now: Moment, output: &Output) {
-        self.check_cancelled(output);
         match output {
-            Output::Report { claim, .. } | Output::Release { claim, .. } => {
-                assert!(self.offered.contains(claim), "{claim} was never offered");
-                assert!(self.ended.insert(*claim), "{claim} ended twice");
+            Output::Report { claim, outcome } => {
+                self.check_cancelled(*claim, outcome);
+                self.end(*claim);
+            }
+            Output::ReportTogether(ends) => {
+                for (claim, outcome) in ends {
+                    self.check_cancelled(*claim, outcome);
+                    self.end(*claim);
+                }
+            }
+            Output::Release { claim, .. } => {
+                assert!(!self.cancelled.contains(claim), "{claim} was cancelled, but goes back");
+                self.end(*claim);
             }
             Output::Slot { slot, epoch, claim, order: Order::Bind(_) } => {
                 assert!(self.binds.insert((*slot, *epoch)), "{slot} was bound twice in epoch {epoch}");

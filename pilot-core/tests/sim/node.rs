@@ -1,6 +1,8 @@
 //! Pilots with their runtimes, and payloads, as chance makes them.
 
-use pilot_core::{Claim, Demand, Epoch, Lifetime, Payload, Phase, Pilot, PilotConfig, SlotId, SlotLimits};
+use pilot_core::{
+    Claim, Demand, Epoch, Lifetime, Payload, Phase, PhaseName, Pilot, PilotConfig, SlotId, SlotLimits,
+};
 
 use super::chance::Chance;
 use super::check::Watch;
@@ -63,6 +65,11 @@ impl Node {
         Self { pilot, watch, ledgers, life: 1, born: 0, alive: true, silent: false, wake: None }
     }
 
+    /// What the pilot could ever bind at once.
+    pub(crate) fn usable_slots(&self) -> u32 {
+        self.pilot.slots().filter(|slot| slot.phase != PhaseName::Retired).count() as u32
+    }
+
     /// What a record of each slot would tell the pilot's next life: payloads that were launched and not seen to end.
     pub(crate) fn survivors(&self, now: u64) -> Vec<Survivor> {
         let survivor = |(n, ledger): (u32, &Ledger)| {
@@ -95,4 +102,14 @@ pub(crate) fn some_payload(chance: &mut Chance, n: u64) -> (Payload, u32) {
         reusable: chance.in_thousand(700),
     };
     (payload, chance.between(0, 3) as u32)
+}
+
+/// How many payloads belong together, one gang after the other; most are for themselves.
+pub(crate) fn some_gangs(chance: &mut Chance, payloads: usize) -> Vec<usize> {
+    let mut sizes: Vec<usize> = Vec::new();
+    while sizes.iter().sum::<usize>() < payloads {
+        let size = if chance.in_thousand(250) { chance.between(2, 4) as usize } else { 1 };
+        sizes.push(size.min(payloads - sizes.iter().sum::<usize>()));
+    }
+    sizes
 }

@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use pilot_core::{
-    Claim, ClaimId, Epoch, Event, Fault, FaultClass, ImageKey, Input, Moment, Order, Outcome, Output, SlotId,
-    StopCause, StopKind,
+    Claim, ClaimId, Demand, Epoch, Event, Fault, FaultClass, ImageKey, Input, Moment, Order, Outcome, Output,
+    SlotId, StopCause, StopKind,
 };
 
 use super::chance::Chance;
-use super::node::{Node, Survivor, some_payload};
+use super::node::{Node, Survivor, some_gangs, some_payload};
 use super::queue::{Grant, Queue, lease};
 use super::runtime::Woes;
 
@@ -37,7 +37,7 @@ pub(crate) struct Climate {
 enum Word {
     Ask(u32),
     Renew(ClaimId),
-    Report(ClaimId, Outcome),
+    Report(Vec<(ClaimId, Outcome)>),
     Release(ClaimId),
 }
 
@@ -70,8 +70,18 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, climate: Climate) -> Self {
         let mut chance = Chance::new(seed);
-        let payloads = (0..chance.between(10, 40)).map(|n| some_payload(&mut chance, n)).collect();
-        let queue = Queue::new(payloads, climate.lease_ms);
+        let mut payloads: Vec<_> =
+            (0..chance.between(10, 40)).map(|n| some_payload(&mut chance, n)).collect();
+        let gangs = some_gangs(&mut chance, payloads.len());
+        let mut first = 0;
+        for size in &gangs {
+            // Else hardly one would fit anywhere.
+            for (payload, _) in payloads[first..first + size].iter_mut().filter(|_| *size > 1) {
+                payload.demand = Demand { cpu_millis: 1_000, memory_bytes: payload.demand.memory_bytes / 3 };
+            }
+            first += size;
+        }
+        let queue = Queue::new(payloads, &gangs, climate.lease_ms);
         let nodes = (0..chance.between(2, 4)).map(|_| Node::new(&mut chance, &climate)).collect();
         Self {
             now: 0,
@@ -189,7 +199,8 @@ impl World {
         match output {
             Output::AskClaims(n) => self.say(node, Word::Ask(n)),
             Output::Renew(claim) => self.say(node, Word::Renew(claim)),
-            Output::Report { claim, outcome } => self.say(node, Word::Report(claim, outcome)),
+            Output::Report { claim, outcome } => self.say(node, Word::Report(vec![(claim, outcome)])),
+            Output::ReportTogether(ends) => self.say(node, Word::Report(ends)),
             Output::Release { claim, why: _ } => self.say(node, Word::Release(claim)),
             Output::Prepare(claim) => self.prepare(node, &claim),
             Output::Slot { slot, epoch, claim: _, order } => {
@@ -273,31 +284,31 @@ impl World {
     fn hear(&mut self, node: usize, life: u32, asked: u64, word: Word) {
         let now = self.now;
         self.queue.expire(now);
-        let answer = match word {
+        let answers: Vec<Input> = match word {
             Word::Ask(n) => {
                 // The connection of a pilot that is gone is gone with it.
                 if self.nodes[node].life != life {
                     return;
                 }
-                let claims = self.queue.claim(now, asked, self.nodes[node].born, n);
-                if claims.is_empty() && self.queue.is_over() {
-                    Input::QueueClosed
-                } else if claims.is_empty() {
-                    Input::QueueEmpty
-                } else {
-                    Input::Offered(claims)
-                }
+                let slots = self.nodes[node].usable_slots();
+                let claims = self.queue.claim(now, asked, self.nodes[node].born, n, slots);
+                vec![match claims.is_empty() {
+                    true if self.queue.is_over() => Input::QueueClosed,
+                    true => Input::QueueEmpty,
+                    false => Input::Offered(claims),
+                }]
             }
             Word::Renew(claim) => match self.queue.renew(now, claim) {
                 Grant::Renewed(ms) => {
                     let asked = asked.saturating_sub(self.nodes[node].born);
-                    Input::LeaseRenewed { claim, lease: lease(asked, ms) }
+                    vec![Input::LeaseRenewed { claim, lease: lease(asked, ms) }]
                 }
-                Grant::Lost => Input::LeaseLost { claim },
+                Grant::Lost => vec![Input::LeaseLost { claim }],
             },
-            Word::Report(claim, outcome) => {
-                self.queue.report(now, claim, &outcome);
-                Input::ReportDone { claim }
+            Word::Report(ends) => {
+                self.queue.report(now, &ends);
+                let done = |(claim, _)| Input::ReportDone { claim };
+                ends.into_iter().map(done).collect()
             }
             Word::Release(claim) => return self.queue.release(now, claim),
         };
@@ -305,7 +316,9 @@ impl World {
             return;
         }
         let may_be_lost = self.climate.lease_ms.is_some();
-        self.send_input(node, answer, may_be_lost);
+        for answer in answers {
+            self.send_input(node, answer, may_be_lost);
+        }
     }
 
     fn copies(&mut self, may_be_lost: bool) -> u32 {

@@ -177,6 +177,7 @@ pub(crate) fn payload_json(row: &Row) -> Value {
         "claimed_unix_ms": row.claimed_wall_ms,
         "ended_unix_ms": row.ended_wall_ms,
         "outcome": row.outcome.as_ref().map(words),
+        "gang_failed_by": row.outcome.as_ref().and_then(show::culprit),
         "figures": figures,
         "image": row.image,
     })

@@ -8,6 +8,7 @@
 //!      |                              +--- retry after a delay (report: failed, tries left)
 //!      +--a producer failed--> Skipped
 //! ```
+//! Payloads of a gang are claimed together and reported together: all succeed, all come back or all fail.
 //! Leases never expire here: queue and pilot are one process and die together.
 //!
 //! **Must not know:** slots, containers, the workflow file's syntax.
@@ -15,7 +16,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pilot_core::{Attempts, ClaimId, Decision, Fault, FaultClass, Jitter, Outcome, ReleaseWhy, retry};
+use pilot_core::retry::Member;
+use pilot_core::{
+    Attempts, ClaimId, Conclusion, Decision, Fault, FaultClass, Gang, GangId, Jitter, Outcome, ReleaseWhy,
+    retry,
+};
+use stage::StageName;
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
@@ -66,6 +72,8 @@ pub struct WorkflowQueue {
     entries: Vec<Entry>,
     /// For each entry, the entries that wait for it.
     consumers: Vec<Vec<usize>>,
+    /// For each entry, those that run together with it, itself among them; itself alone when it is for itself.
+    gangs: Vec<Vec<usize>>,
     state: Mutex<State>,
     ready: Notify,
 }
@@ -88,6 +96,9 @@ struct State {
     outcomes: Vec<Option<Outcome>>,
     claims: BTreeMap<ClaimId, usize>,
     next_claim: u64,
+    /// The last claim found nothing that it could take, although something is ready: a gang that is too large just now, or of
+    /// which a part is still held.
+    stuck: bool,
 }
 
 impl WorkflowQueue {
@@ -123,8 +134,9 @@ impl WorkflowQueue {
             outcomes: vec![None; entries.len()],
             claims: BTreeMap::new(),
             next_claim: 1,
+            stuck: false,
         };
-        Self { entries, consumers, state: Mutex::new(state), ready: Notify::new() }
+        Self { gangs: gangs(&entries), entries, consumers, state: Mutex::new(state), ready: Notify::new() }
     }
 
     /// The entries, in the workflow's order.
@@ -146,6 +158,75 @@ impl WorkflowQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn grant(&self, state: &mut State, gang: &[usize], offers: &mut Vec<Offer>) {
+        let id = GangId(state.next_claim);
+        let size = u32::try_from(gang.len()).unwrap_or(u32::MAX);
+        for &index in gang {
+            let entry = &self.entries[index];
+            let claim = ClaimId(state.next_claim);
+            state.next_claim += 1;
+            state.ready.remove(&index);
+            state.claims.insert(claim, index);
+            state.standings[index] = Standing::Claimed(claim);
+            state.tries[index] += 1;
+            let terms = Terms {
+                trust_group: entry.trust_group.clone(),
+                at_most_once: entry.at_most_once,
+                attempt: state.tries[index],
+                gang: (size > 1).then_some(Gang { id, size }),
+            };
+            offers.push(Offer { claim, payload: Arc::clone(&entry.payload), terms, lease: None });
+        }
+    }
+
+    /// Ends every claim of a gang. Who says nothing of one has lost it.
+    fn settle_gang(
+        &self,
+        state: &mut State,
+        gang: &[usize],
+        mut said: BTreeMap<usize, Outcome>,
+    ) -> BTreeMap<ClaimId, Reported> {
+        let mut held: Vec<(usize, ClaimId, Outcome)> = Vec::with_capacity(gang.len());
+        for &index in gang {
+            if let Standing::Claimed(claim) = state.standings[index] {
+                let lost = || Outcome { launched: true, ..Outcome::before_launch(Conclusion::Lost) };
+                held.push((index, claim, said.remove(&index).unwrap_or_else(lost)));
+            }
+        }
+        let members = held.iter().map(|(index, _, outcome)| Member {
+            outcome,
+            attempts: state.attempts[*index],
+            retries: self.entries[*index].retries,
+            at_most_once: self.entries[*index].at_most_once,
+        });
+        let members: Vec<Member<'_>> = members.collect();
+        // As to the jitter: alone in its process, this queue has no herd to spread out.
+        let decisions = retry::decide_together(&members, Jitter::NONE);
+        let mut answers = BTreeMap::new();
+        for ((index, claim, outcome), decision) in held.into_iter().zip(decisions) {
+            state.claims.remove(&claim);
+            answers.insert(claim, self.settle(state, index, outcome, decision));
+        }
+        answers
+    }
+
+    fn settle(&self, state: &mut State, index: usize, outcome: Outcome, decision: Decision) -> Reported {
+        let reported = match decision {
+            Decision::Final if outcome.is_success() => {
+                self.succeed(state, index);
+                Reported::Final { skipped: Vec::new() }
+            }
+            Decision::Retry { after_ms, attempts } => {
+                state.attempts[index] = attempts;
+                state.make_ready(index, Instant::now(), Some(Duration::from_millis(after_ms)));
+                Reported::Retried
+            }
+            Decision::Final => Reported::Final { skipped: self.fail(state, index) },
+        };
+        state.outcomes[index] = Some(outcome);
+        reported
+    }
+
     fn succeed(&self, state: &mut State, index: usize) {
         state.standings[index] = Standing::Succeeded;
         state.open -= 1;
@@ -163,6 +244,15 @@ impl WorkflowQueue {
         state.open -= 1;
         let mut skipped = Vec::new();
         let mut lost = vec![index];
+        for &mate in self.gangs[index].iter().filter(|mate| **mate != index) {
+            if matches!(state.standings[mate], Standing::Ready { .. } | Standing::Waiting) {
+                state.unready(mate);
+                state.standings[mate] = Standing::Skipped { because: index };
+                state.open -= 1;
+                skipped.push(Arc::clone(&self.entries[mate].payload));
+                lost.push(mate);
+            }
+        }
         while let Some(because) = lost.pop() {
             for &consumer in &self.consumers[because] {
                 if matches!(state.standings[consumer], Standing::Waiting) {
@@ -177,6 +267,19 @@ impl WorkflowQueue {
     }
 }
 
+/// Names are unique within a workflow.
+fn gangs(entries: &[Entry]) -> Vec<Vec<usize>> {
+    let numbers: BTreeMap<&StageName, usize> =
+        entries.iter().enumerate().map(|(index, entry)| (&entry.payload.name, index)).collect();
+    let gang = |(index, entry): (usize, &Entry)| {
+        let mut gang: Vec<usize> =
+            entry.payload.gang.iter().filter_map(|name| numbers.get(name).copied()).collect();
+        gang.sort_unstable();
+        if gang.len() > 1 { gang } else { vec![index] }
+    };
+    entries.iter().enumerate().map(gang).collect()
+}
+
 impl State {
     fn make_ready(&mut self, index: usize, now: Instant, pause: Option<Duration>) {
         let from = now + pause.unwrap_or_default();
@@ -186,6 +289,11 @@ impl State {
         } else {
             self.ready.insert(index);
         }
+    }
+
+    fn unready(&mut self, index: usize) {
+        self.ready.remove(&index);
+        self.paused.retain(|(_, paused)| *paused != index);
     }
 
     fn end_pauses(&mut self, now: Instant) {
@@ -203,30 +311,44 @@ fn unknown_claim(claim: ClaimId) -> Fault {
 }
 
 impl Queue for WorkflowQueue {
-    async fn claim(&self, at_most: u32) -> Result<Claimed, Fault> {
+    async fn claim(&self, at_most: u32, slots: u32) -> Result<Claimed, Fault> {
         let mut state = self.lock();
         let now = Instant::now();
         state.end_pauses(now);
         let mut offers = Vec::new();
+        let mut from = 0;
         while offers.len() < at_most as usize {
-            let Some(index) = state.ready.pop_first() else { break };
-            let entry = &self.entries[index];
-            let claim = ClaimId(state.next_claim);
-            state.next_claim += 1;
-            state.claims.insert(claim, index);
-            state.standings[index] = Standing::Claimed(claim);
-            state.tries[index] += 1;
-            let terms = Terms {
-                trust_group: entry.trust_group.clone(),
-                at_most_once: entry.at_most_once,
-                attempt: state.tries[index],
-            };
-            offers.push(Offer { claim, payload: Arc::clone(&entry.payload), terms, lease: None });
+            let Some(&index) = state.ready.range(from..).next() else { break };
+            from = index + 1;
+            let gang = &self.gangs[index];
+            if !gang.iter().all(|member| state.ready.contains(member)) {
+                continue;
+            }
+            let room = at_most as usize - offers.len();
+            if gang.len() > room && gang.len() <= slots as usize {
+                break;
+            }
+            self.grant(&mut state, gang, &mut offers);
         }
+        state.stuck = offers.is_empty() && !state.ready.is_empty();
         if !offers.is_empty() {
             return Ok(Claimed::Offers(offers));
         }
         Ok(if state.open > 0 { Claimed::Empty } else { Claimed::Closed })
+    }
+
+    async fn report_together(&self, ends: Vec<(ClaimId, Outcome)>) -> Result<Vec<Reported>, Fault> {
+        let mut state = self.lock();
+        let mut said: BTreeMap<usize, Outcome> = BTreeMap::new();
+        for (claim, outcome) in &ends {
+            let index = *state.claims.get(claim).ok_or_else(|| unknown_claim(*claim))?;
+            said.insert(index, outcome.clone());
+        }
+        let Some(gang) = said.keys().next().map(|index| &self.gangs[*index]) else { return Ok(Vec::new()) };
+        let mut answers = self.settle_gang(&mut state, gang, said);
+        drop(state);
+        self.ready.notify_one();
+        Ok(ends.iter().map(|(claim, _)| answers.remove(claim).unwrap_or(Reported::Retried)).collect())
     }
 
     async fn renew(&self, claim: ClaimId) -> Result<Renewed, Fault> {
@@ -236,24 +358,19 @@ impl Queue for WorkflowQueue {
 
     async fn report(&self, claim: ClaimId, outcome: Outcome) -> Result<Reported, Fault> {
         let mut state = self.lock();
-        let index = state.claims.remove(&claim).ok_or_else(|| unknown_claim(claim))?;
+        let index = *state.claims.get(&claim).ok_or_else(|| unknown_claim(claim))?;
+        if self.gangs[index].len() > 1 {
+            let said = BTreeMap::from([(index, outcome)]);
+            let mut answers = self.settle_gang(&mut state, &self.gangs[index], said);
+            drop(state);
+            self.ready.notify_one();
+            return Ok(answers.remove(&claim).unwrap_or(Reported::Retried));
+        }
+        state.claims.remove(&claim);
         let entry = &self.entries[index];
-        let reported = if outcome.is_success() {
-            self.succeed(&mut state, index);
-            Reported::Final { skipped: Vec::new() }
-        } else {
-            // Alone in its process, this queue has no herd to spread out.
-            let before = state.attempts[index];
-            match retry::decide(&outcome, before, entry.retries, entry.at_most_once, Jitter::NONE) {
-                Decision::Retry { after_ms, attempts } => {
-                    state.attempts[index] = attempts;
-                    state.make_ready(index, Instant::now(), Some(Duration::from_millis(after_ms)));
-                    Reported::Retried
-                }
-                Decision::Final => Reported::Final { skipped: self.fail(&mut state, index) },
-            }
-        };
-        state.outcomes[index] = Some(outcome);
+        let before = state.attempts[index];
+        let decision = retry::decide(&outcome, before, entry.retries, entry.at_most_once, Jitter::NONE);
+        let reported = self.settle(&mut state, index, outcome, decision);
         drop(state);
         self.ready.notify_one();
         Ok(reported)
@@ -274,7 +391,7 @@ impl Queue for WorkflowQueue {
         let next = {
             let state = self.lock();
             let paused = state.paused.first().map(|(from, _)| *from);
-            if state.ready.is_empty() { paused } else { Some(Instant::now()) }
+            if state.ready.is_empty() || state.stuck { paused } else { Some(Instant::now()) }
         };
         match next {
             Some(from) => {

@@ -30,6 +30,7 @@ fn entry(name: &str, after: &[usize]) -> Entry {
         host_network: false,
         logs: std::path::PathBuf::new(),
         registry_auth: None,
+        gang: Vec::new(),
     };
     Entry {
         payload: Arc::new(payload),
@@ -49,7 +50,7 @@ fn failure() -> Outcome {
 }
 
 async fn claim(queue: &WorkflowQueue) -> Vec<(String, ClaimId)> {
-    match queue.claim(u32::MAX).await.expect("claim") {
+    match queue.claim(u32::MAX, u32::MAX).await.expect("claim") {
         Claimed::Offers(offers) => {
             offers.iter().map(|offer| (offer.payload.name.to_string(), offer.claim)).collect()
         }

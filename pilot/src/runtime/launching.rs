@@ -58,10 +58,13 @@ pub(super) fn compose(payload: &Payload, parts: Parts<'_>) -> Result<(Launch, Le
         }
     }
     for (output, open) in payload.outputs.iter().zip(outputs) {
-        if let OpenOutput::Memory(writer) = open {
-            let fd = writer.lend().try_clone_to_owned().map_err(|error| slot_fault(&error))?;
-            lent.push((FdRole::StageOut(output.name.as_str().to_owned()), fd));
-        }
+        let fd = match open {
+            OpenOutput::Memory(writer) => writer.lend().try_clone_to_owned(),
+            OpenOutput::Shared(fd) => fd.try_clone(),
+            OpenOutput::File(_) | OpenOutput::Value(_) | OpenOutput::Passing => continue,
+        };
+        let role = FdRole::StageOut(output.name.as_str().to_owned());
+        lent.push((role, fd.map_err(|error| slot_fault(&error))?));
     }
     let (argv, mut env, cwd) = invocation(payload, image);
     if !env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
@@ -184,7 +187,8 @@ pub(super) fn log_path(payload: &Payload, stream: &str) -> PathBuf {
 
 /// Outputs have their own limits; everything else that a payload writes on disk shares one.
 pub(super) fn disk_limit(payload: &Payload) -> u64 {
-    let outputs = payload.outputs.iter().filter(|output| output.class != StageClass::Memory);
+    let outputs =
+        payload.outputs.iter().filter(|output| matches!(output.class, StageClass::File | StageClass::Value));
     outputs.fold(payload.resources.disk_bytes, |sum, output| sum.saturating_add(output.max_bytes))
 }
 

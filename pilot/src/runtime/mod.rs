@@ -17,6 +17,7 @@ mod record;
 mod stage_clients;
 mod stages;
 mod talk;
+mod together;
 mod usage;
 
 use std::os::fd::OwnedFd;

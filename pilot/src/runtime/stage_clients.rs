@@ -78,7 +78,7 @@ impl Drop for ClientSession {
 fn grant(payload: &Payload) -> Grant {
     let outputs = payload.outputs.iter().filter_map(|output| {
         let class = match output.class {
-            StageClass::File => return None,
+            StageClass::File | StageClass::Pipe | StageClass::Shared => return None,
             StageClass::Memory => Class::Mem,
             StageClass::Value => Class::Value,
         };
@@ -87,6 +87,8 @@ fn grant(payload: &Payload) -> Grant {
     });
     let inputs = payload.inputs.iter().filter_map(|input| match &input.source {
         Source::Host(_) => None,
+        // What passes within a gang is no stage.
+        Source::Stage(uri) if payload.gang.contains(&uri.payload) => None,
         Source::Stage(uri) => Some(GrantInput { name: input.name.clone(), uri: uri.clone(), live: false }),
     });
     Grant {

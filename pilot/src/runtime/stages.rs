@@ -28,6 +28,7 @@ use stage::{
 
 use wire::pilot::StageRow;
 
+use super::together::Together;
 use crate::fault::chain;
 use crate::payload::{Output, Payload, Source, StageClass};
 
@@ -44,6 +45,7 @@ pub(super) struct Stages {
     root_fd: OnceLock<Arc<OwnedFd>>,
     /// Files are to be found again by the next pilot of this name.
     noted: bool,
+    together: Arc<Together>,
 }
 
 /// In the folder of a payload's stages, what the ledger knows of them. No stage can have this name.
@@ -73,6 +75,10 @@ pub(super) enum OpenOutput {
     Memory(MemoryWriter),
     /// A file in the slot's `out` folder, whose bytes are taken.
     Value(OutputFile),
+    /// Memory that others of its gang write, too.
+    Shared(OwnedFd),
+    /// A pipe, or memory that an earlier life of this pilot lent: nothing of it is kept.
+    Passing,
 }
 
 /// An input as the shim is told of it.
@@ -80,18 +86,24 @@ pub(super) enum OpenOutput {
 pub(super) enum OpenInput {
     /// A path in the container.
     Link(String),
-    /// Memory.
+    /// Memory; what is shared in a gang may be written.
     Memory(OwnedFd),
 }
 
 impl Stages {
-    /// Starts the broker; files will lie below `root`.
-    pub(super) fn new(memory_bytes: u64, noted: bool, root: PathBuf) -> std::io::Result<Self> {
+    /// Starts the broker; files will lie below `root`. FIFOs are made in `pipes`, which must be on the file system
+    /// of the slots' folders.
+    pub(super) fn new(
+        memory_bytes: u64,
+        noted: bool,
+        root: PathBuf,
+        pipes: PathBuf,
+    ) -> std::io::Result<Self> {
         // The disk's own limit is the file system's; ours would only guess at what others will write to it.
         let budget = Budget { memory_bytes, disk_bytes: u64::MAX };
         let broker = BrokerServer::start(Settings::new(Limits::new(budget)))?;
         let state = Mutex::new(State { files: BTreeMap::new() });
-        Ok(Self { broker, state, root, root_fd: OnceLock::new(), noted })
+        Ok(Self { broker, state, root, root_fd: OnceLock::new(), noted, together: Together::new(pipes) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -106,6 +118,7 @@ impl Stages {
         foreign_uid: bool,
     ) -> Result<Vec<OpenOutput>, Fault> {
         self.discard(payload);
+        self.forget_shared(self.together.enter(payload));
         let folder = open_folder(out)?;
         let mut open = Vec::with_capacity(payload.outputs.len());
         for output in &payload.outputs {
@@ -117,6 +130,12 @@ impl Stages {
                     let memory = MemoryWriter::create(&output.name, Lending::ByPath);
                     OpenOutput::Memory(memory.map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))?)
                 }
+                StageClass::Pipe => {
+                    let mode = Mode::from_raw_mode(if foreign_uid { 0o666 } else { 0o600 });
+                    self.together.make_pipe(payload, output, &folder, mode)?;
+                    OpenOutput::Passing
+                }
+                StageClass::Shared => OpenOutput::Shared(self.together.make_memory(payload, output)?),
             });
         }
         Ok(open)
@@ -125,15 +144,20 @@ impl Stages {
     fn reserve(&self, payload: &Payload, output: &Output) -> Result<(), Fault> {
         let (class, medium) = match output.class {
             StageClass::File => (Class::File, Medium::Disk),
-            StageClass::Memory => (Class::Mem, Medium::Memory),
+            // To the ledger, what is shared is memory that is never committed.
+            StageClass::Memory | StageClass::Shared => (Class::Mem, Medium::Memory),
+            // The kernel holds at most some pages of it.
+            StageClass::Pipe => return Ok(()),
             StageClass::Value => (Class::Value, Medium::Memory),
         };
+        let is_shared = output.class == StageClass::Shared;
         let asked = Reservation {
             uri: uri(payload, &output.name),
             class,
             medium,
             max_bytes: output.max_bytes,
-            readers: reading(payload, output),
+            // They end with the gang, and nobody else reads it.
+            readers: if is_shared { BTreeSet::new() } else { reading(payload, output) },
         };
         let reserved = self.broker.ask(move |broker| broker.reserve(asked)).map_err(stopped)?;
         reserved.map_err(|error| {
@@ -144,7 +168,11 @@ impl Stages {
                 class,
                 format!("{error}; lower its max_size, use class file, or give the pilot more --memory"),
             )
-        })
+        })?;
+        if is_shared {
+            self.together.know_memory(payload, output);
+        }
+        Ok(())
     }
 
     /// Opens a payload's inputs for its slot: files are linked into `inputs`, memory is given by descriptor.
@@ -159,6 +187,9 @@ impl Stages {
         let folder = open_folder(inputs)?;
         let open = |index: usize, name: &StageName, source: &Source| match source {
             Source::Host(path) => host(index, name, path).map(OpenInput::Link),
+            Source::Stage(uri) if payload.gang.contains(&uri.payload) => {
+                self.open_passing(uri, &folder, name)
+            }
             Source::Stage(uri) => self.open_stage(uri, name, folder.as_fd(), holder),
         };
         payload
@@ -167,6 +198,38 @@ impl Stages {
             .enumerate()
             .map(|(index, input)| open(index, &input.name, &input.source))
             .collect()
+    }
+
+    fn open_passing(&self, uri: &StageUri, into: &OwnedFd, name: &StageName) -> Result<OpenInput, Fault> {
+        if self.together.lend_pipe(uri, into, name)? {
+            return Ok(OpenInput::Link(format!("{FILE_INPUTS}/{name}")));
+        }
+        match self.together.lend_memory(uri) {
+            Some(Ok(memory)) => Ok(OpenInput::Memory(memory)),
+            Some(Err(error)) => Err(Fault::new(FaultClass::Retry, chain(&error))),
+            None => Err(Fault::new(FaultClass::Retry, format!("{uri} is not there"))),
+        }
+    }
+
+    /// Waits until all that run together with a payload have made what they share, so that it finds it.
+    pub(super) async fn meet(&self, payload: &Payload) -> Result<(), Fault> {
+        self.together.meet(payload).await
+    }
+
+    /// Nothing of a payload runs: what its gang shared goes with the last of it, and who waits for its end of a pipe is let go.
+    pub(super) fn leave(&self, payload: &Payload) {
+        self.forget_shared(self.together.leave(payload));
+    }
+
+    fn forget_shared(&self, memory: Vec<StageUri>) {
+        for uri in memory {
+            let _ = self.broker.ask(move |broker| broker.remove(&uri));
+        }
+    }
+
+    /// All that an earlier life of this pilot left running has been looked at.
+    pub(super) fn sweep_pipes(&self) {
+        self.together.sweep();
     }
 
     fn open_stage(
@@ -222,7 +285,7 @@ impl Stages {
         let mut unwanted = Vec::new();
         for (output, open) in payload.outputs.iter().zip(outputs) {
             let uri = uri(payload, &output.name);
-            let by_path = land(output, open, (&from, &into), stages);
+            let Some(by_path) = land(output, open, (&from, &into), stages) else { continue };
             let by_client = made.committed.iter().find(|(made, ..)| *made == uri).map(|(.., bytes)| *bytes);
             let landed = either(output, by_path, by_client, made.dropped)?;
             if let Some(path) = &output.save {
@@ -418,9 +481,23 @@ impl Stages {
         touched: bool,
     ) -> Result<Vec<OpenOutput>, Fault> {
         let out = open_folder(out)?;
+        self.together.enter_again(payload);
         let mut open = Vec::with_capacity(payload.outputs.len());
         for output in &payload.outputs {
             let name = output.name.as_str();
+            match output.class {
+                // Its gang has it, and that is enough.
+                StageClass::Shared => {
+                    self.reserve(payload, output)?;
+                    open.push(OpenOutput::Passing);
+                    continue;
+                }
+                StageClass::Pipe if self.together.find_pipe(payload, output) => {
+                    open.push(OpenOutput::Passing);
+                    continue;
+                }
+                StageClass::Pipe | StageClass::File | StageClass::Memory | StageClass::Value => {}
+            }
             let Some(file) = files.iter().find(|file| *file.name() == output.name) else {
                 let text = format!("output \"{name}\" was in the memory of a pilot that is gone");
                 return Err(Fault::new(FaultClass::Retry, text));
@@ -437,7 +514,9 @@ impl Stages {
 
     /// Drops what a payload reserved or committed.
     pub(super) fn discard(&self, payload: &Payload) {
-        let uris: Vec<StageUri> = payload.outputs.iter().map(|output| uri(payload, &output.name)).collect();
+        // What is shared stays until the last of the gang has left.
+        let kept = payload.outputs.iter().filter(|output| output.class != StageClass::Shared);
+        let uris: Vec<StageUri> = kept.map(|output| uri(payload, &output.name)).collect();
         if uris.is_empty() {
             return;
         }
@@ -480,15 +559,15 @@ enum Landed {
     ByClient { bytes: u64 },
 }
 
-/// Takes what a payload left by path: a file into the folder `stages`.
+/// Takes what a payload left by path, a file into the folder `stages`; `None` when nothing of it is kept.
 fn land(
     output: &Output,
     open: OpenOutput,
     (from, into): (&OwnedFd, &OwnedFd),
     stages: &Path,
-) -> Result<Landed, CommitError> {
+) -> Option<Result<Landed, CommitError>> {
     let file = |file: OutputFile| file.commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name);
-    match open {
+    let landed = match open {
         OpenOutput::File(open) => {
             file(open).map(|stage| Landed::File { folder: stages.to_path_buf(), bytes: stage.bytes })
         }
@@ -496,17 +575,20 @@ fn land(
             writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error)
         }
         OpenOutput::Value(open) => {
-            file(open)?;
-            // It is the pilot's alone by now, and no larger than a value may be.
-            let path = stages.join(output.name.as_str());
-            let value = std::fs::read(&path);
-            let _ = std::fs::remove_file(&path);
-            value.map(Landed::Value).map_err(|source| CommitError {
-                output: output.name.clone(),
-                reason: CommitReason::Io { doing: "read it", source },
+            file(open).and_then(|_| {
+                // It is the pilot's alone by now, and no larger than a value may be.
+                let path = stages.join(output.name.as_str());
+                let value = std::fs::read(&path);
+                let _ = std::fs::remove_file(&path);
+                value.map(Landed::Value).map_err(|source| CommitError {
+                    output: output.name.clone(),
+                    reason: CommitReason::Io { doing: "read it", source },
+                })
             })
         }
-    }
+        OpenOutput::Shared(_) | OpenOutput::Passing => return None,
+    };
+    Some(landed)
 }
 
 /// An output is made in one of two ways. `dropped` outputs were created by clients that did not commit them.

@@ -56,6 +56,9 @@ pub enum UiEvent {
         retry: bool,
         /// In words, such as `exit code 1`.
         outcome: String,
+        /// The payload of its gang that did not succeed, where that ended it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        because: Option<String>,
         /// What it used.
         figures: Figures,
     },

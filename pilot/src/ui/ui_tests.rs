@@ -84,6 +84,7 @@ pub(super) fn story() -> Vec<(u64, UiEvent)> {
                 ok: false,
                 retry: true,
                 outcome: "exit code 1".into(),
+                because: None,
                 figures,
             },
         ),
@@ -96,6 +97,7 @@ pub(super) fn story() -> Vec<(u64, UiEvent)> {
                 ok: false,
                 retry: false,
                 outcome: "exit code 1".into(),
+                because: None,
                 figures: Figures::default(),
             },
         ),
@@ -150,6 +152,7 @@ fn colours_are_used_only_when_asked_for() {
         ok: true,
         retry: false,
         outcome: "done".into(),
+        because: None,
         figures: Figures::default(),
     };
     for (colour, expected) in

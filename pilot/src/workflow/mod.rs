@@ -37,6 +37,7 @@
 //! Must not know: images, slots, where results are kept, how anything runs.
 
 pub(crate) mod duration;
+mod gangs;
 mod host;
 mod located;
 pub mod model;

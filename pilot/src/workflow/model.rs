@@ -196,7 +196,8 @@ pub struct Output {
     /// How it is kept. Default: `file`.
     #[serde(default)]
     pub class: OutputClass,
-    /// Most bytes it may have, spelled like memory. Default: 1Gi, and 64Ki for a value, which is its most.
+    /// Most bytes it may have, spelled like memory. Default: 1Gi, and 64Ki for a value, which is its most. Of class `shared` it
+    /// is the size, and must be given; of class `pipe` there is none.
     #[serde(default)]
     pub max_size: Option<Located<Text>>,
     /// Copy it to this path when the payload has succeeded: relative to the folder where results go, without `..`. In an
@@ -216,6 +217,10 @@ pub enum OutputClass {
     Mem,
     /// At most 64Ki that the pilot keeps; a client library gets it inside a message.
     Value,
+    /// A pipe to the one payload that reads it, which runs at the same time. Nothing of it is kept.
+    Pipe,
+    /// Memory of `max_size` that the payload and all that read it write at the same time. Nothing of it is kept.
+    Shared,
 }
 
 /// Whether a payload may write to its image's files.

@@ -26,6 +26,7 @@ pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<Pla
             let text = format!("two outputs are called {:?}; rename one", output.name.value);
             complaints.add(output.name.at, text);
         }
+        class_suits(output, complaints);
         let max_size = output.max_size.as_ref().and_then(|text| bytes("max_size", text, complaints));
         let default = if output.class == OutputClass::Value { VALUE_BYTES } else { OUTPUT_BYTES_DEFAULT };
         if output.class == OutputClass::Value && max_size.is_some_and(|bytes| bytes > VALUE_BYTES) {
@@ -36,6 +37,10 @@ pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<Pla
             );
             complaints.add(at, text);
         }
+        if let (OutputClass::Shared, Some(0), Some(text)) = (output.class, max_size, &output.max_size) {
+            complaints
+                .add(text.at, "\"max_size\" is 0, and memory of no size can't be shared; write at least 1");
+        }
         outputs.push(PlannedOutput {
             name: output.name.value.clone(),
             class: output.class,
@@ -44,6 +49,37 @@ pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<Pla
         });
     }
     outputs
+}
+
+/// What passes between payloads that run together is not kept, so it can't be saved; and a pipe has no size.
+fn class_suits(output: &Output, complaints: &mut Complaints) {
+    let (word, name) = match output.class {
+        OutputClass::File | OutputClass::Mem | OutputClass::Value => return,
+        OutputClass::Pipe => ("pipe", &output.name),
+        OutputClass::Shared => ("shared", &output.name),
+    };
+    if let Some(save) = &output.save {
+        let advice = "let a payload that reads it write a file, and save that";
+        complaints.add(
+            save.at,
+            format!("output {:?} of class {word} is not kept; {advice}", shortened(&name.value)),
+        );
+    }
+    match (&output.max_size, output.class) {
+        (Some(size), OutputClass::Pipe) => {
+            let text =
+                format!("output {:?} is a pipe and has no size; remove \"max_size\"", shortened(&name.value));
+            complaints.add(size.at, text);
+        }
+        (None, OutputClass::Shared) => {
+            let text = format!(
+                "output {:?} of class shared needs its size; add \"max_size\", such as 64Mi",
+                shortened(&name.value)
+            );
+            complaints.add(name.at, text);
+        }
+        (Some(_) | None, _) => {}
+    }
 }
 
 /// A workflow file may come from elsewhere; it can't choose to overwrite files outside of the folder for results.

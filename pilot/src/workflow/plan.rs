@@ -38,6 +38,9 @@ pub struct PlannedPayload {
     pub inputs: Vec<PlannedInput>,
     /// Payloads that must have succeeded before, because of data or `after`. Sorted, without repetition, no cycles.
     pub needs: Vec<usize>,
+    /// Payloads that it runs together with, its own index among them, sorted; none when it is for itself. They need the same
+    /// payloads.
+    pub gang: Vec<usize>,
 }
 
 /// A place in an array.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use wire::slot::STAGES_MAX;
 
+use super::gangs;
 use super::host::HostFiles;
 use super::located::Located;
 use super::model::{OutputClass, Payload, Workflow};
@@ -47,16 +48,20 @@ pub fn validate(workflow: &Workflow, folder: &Path, files: &impl HostFiles) -> R
         .map(|group| Draft::new(group, &groups, &inherited, folder, files, &mut complaints))
         .collect();
     check_order(&groups, &drafts, &mut complaints);
+    for (group, draft) in groups.list.iter().zip(&drafts) {
+        gangs::check_pairing(group, &draft.inputs, &groups, &mut complaints);
+    }
     check_size(&groups, &drafts, workflow, &mut complaints);
     if !complaints.is_empty() {
         return Err(complaints.finish());
     }
-    let payloads = groups
-        .list
-        .iter()
-        .zip(&drafts)
-        .flat_map(|(group, draft)| draft.expand(group, &groups.list))
-        .collect();
+    let expanded =
+        groups.list.iter().zip(&drafts).flat_map(|(group, draft)| draft.expand(group, &groups.list));
+    let mut payloads: Vec<PlannedPayload> = expanded.collect();
+    gangs::form(&mut payloads, &groups, &mut complaints);
+    if !complaints.is_empty() {
+        return Err(complaints.finish());
+    }
     Ok(Plan { workflow: workflow.metadata.name.value.clone(), folder: folder.to_owned(), payloads })
 }
 
@@ -137,7 +142,7 @@ impl<'a> Draft<'a> {
             }
         }
         let mut variables = BTreeMap::new();
-        for output in group.payload.outputs.iter().filter(|output| output.class == OutputClass::Mem) {
+        for output in group.payload.outputs.iter().filter(|output| is_memory(output.class)) {
             let name = &output.name;
             if let Some(other) =
                 variables.insert(variable(name), name.as_str()).filter(|other| *other != name.as_str())
@@ -158,7 +163,9 @@ impl<'a> Draft<'a> {
                 let mut needs: Vec<usize> = inputs
                     .iter()
                     .filter_map(|input| match &input.source {
-                        InputSource::Stage { producer, .. } => Some(*producer),
+                        InputSource::Stage { producer, output } => {
+                            (!gangs::is_passing(*producer, *output, groups)).then_some(*producer)
+                        }
                         InputSource::Host(_) => None,
                     })
                     .collect();
@@ -173,6 +180,7 @@ impl<'a> Draft<'a> {
                     spec: Arc::clone(&self.spec),
                     inputs,
                     needs,
+                    gang: Vec::new(),
                 }
             })
             .collect()
@@ -234,7 +242,10 @@ fn check_order(groups: &Groups<'_>, drafts: &[Draft<'_>], complaints: &mut Compl
         .iter()
         .map(|draft| {
             let data = draft.inputs.iter().filter_map(|input| match &input.origin {
-                Origin::Stage { target, .. } => Some(target.group),
+                Origin::Stage { target, output } => {
+                    let class = groups.list[target.group].payload.outputs[*output].class;
+                    (!gangs::passes(class)).then_some(target.group)
+                }
                 Origin::Host(_) | Origin::Matches(_) => None,
             });
             data.chain(draft.after.iter().map(|target| target.group)).collect()
@@ -286,7 +297,12 @@ fn check_size(groups: &Groups<'_>, drafts: &[Draft<'_>], workflow: &Workflow, co
 fn is_mem(origin: &Origin, groups: &Groups<'_>) -> bool {
     let Origin::Stage { target, output } = origin else { return false };
     let producer: &Payload = groups.list[target.group].payload;
-    producer.outputs.get(*output).is_some_and(|output| output.class == OutputClass::Mem)
+    producer.outputs.get(*output).is_some_and(|output| is_memory(output.class))
+}
+
+/// Whether the payload finds it by a descriptor as well.
+const fn is_memory(class: OutputClass) -> bool {
+    matches!(class, OutputClass::Mem | OutputClass::Shared)
 }
 
 /// As the shim spells a stage's name in `LATEBIND_FD_IN_<NAME>`.

@@ -72,6 +72,7 @@ pub(crate) fn payload(name: &str, after: &[usize]) -> NewPayload {
         trust_group: "user".to_owned(),
         cpu_millis: 1000,
         memory_bytes: 1 << 20,
+        gang: None,
     }
 }
 

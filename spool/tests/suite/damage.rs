@@ -62,9 +62,9 @@ fn garbage_is_refused_and_left_alone() {
 fn a_later_version_and_another_programs_file_are_refused() {
     let bytes = sample();
     let mut later = bytes.clone();
-    later[60..64].copy_from_slice(&2_u32.to_be_bytes());
+    later[60..64].copy_from_slice(&3_u32.to_be_bytes());
     let error = refused(&later);
-    assert!(matches!(error, OpenError::TooNew { found: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::TooNew { found: 3, known: 2, .. }), "{error:?}");
     let mut other = bytes.clone();
     other[68..72].copy_from_slice(&7_u32.to_be_bytes());
     assert!(matches!(refused(&other), OpenError::NotASpool { .. }));

@@ -3,6 +3,7 @@
 mod common;
 mod damage;
 mod faults;
+mod gangs;
 mod model;
 mod size;
 mod work;

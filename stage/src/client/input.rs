@@ -135,6 +135,13 @@ impl Input {
         }
     }
 
+    /// Maps all its pages at once: for a reader of most of them. A copy is there already.
+    pub fn populate(&self) {
+        if let Content::Memory { map, .. } = &self.content {
+            map.populate();
+        }
+    }
+
     fn private_copy(&self, fd: BorrowedFd<'_>) -> Result<SealedMap, InputError> {
         let failed = |why: String| InputError::Copy { name: self.name.clone(), why };
         let kernel = |error: MemoryError| failed(format!("{}: {}", error.doing, error.source));

@@ -10,14 +10,16 @@ use super::Content;
 use super::engine::Engine;
 use super::line::Sent;
 use super::objects::Object;
-use super::work::{Report, Work, now_us};
+use super::work::{Report, Work, seal};
 use crate::StageName;
 use crate::broker::{Effect, Failure, ObjectId, PeerId, SessionId};
+use crate::memory::now_us;
 
-/// Up to this size a seal takes less than waking a worker twice on a busy machine (0.3 ms at 16 MiB).
-const SEAL_HERE_BYTES: u64 = 16 << 20;
-/// A seal of that size that takes longer than this waits for something.
-const SEAL_HERE_US: u64 = 10_000;
+/// Up to this size the broker's thread seals (13 ms at 1 GiB): on a busy machine a worker gets its turn later than that, and
+/// taking the same pages took ten times as long, so that seals have at most a tenth of this thread.
+const SEAL_HERE_BYTES: u64 = 1 << 30;
+/// A seal that takes longer than this waited for pages that someone has pinned; the kernel waits for 150 ms.
+const SEAL_HERE_US: u64 = 100_000;
 
 impl Engine {
     fn begin(&mut self, work: Work) {
@@ -129,17 +131,22 @@ impl Engine {
 
     fn seal(&mut self, object: ObjectId, session: SessionId, bytes: u64) {
         let Some(writer) = self.objects.take_lent(object) else { return };
-        let work = Work::Seal { object, writer, bytes };
         if bytes > SEAL_HERE_BYTES || self.slow.contains(&session) {
-            return self.begin(work);
+            return self.begin(Work::Seal { object, writer, bytes });
         }
         let began = now_us();
-        let report = work.run();
-        // The kernel waits for pages that someone has pinned, 150 ms in all. Whoever does that pays for the next ones.
-        if now_us().saturating_sub(began) > SEAL_HERE_US {
+        let result = seal(writer, bytes, |writer, bytes| writer.commit_within(bytes, 1));
+        // Whoever pins pages pays for the next ones.
+        let slow = now_us().saturating_sub(began) > SEAL_HERE_US;
+        if slow {
             self.slow.insert(session);
         }
-        self.on_report(report);
+        match result {
+            Err((writer, failure)) if slow && failure.code == Code::Busy => {
+                self.begin(Work::Seal { object, writer, bytes });
+            }
+            result => self.on_report(Report::Sealed { object, result }),
+        }
     }
 
     fn spill(&mut self, object: ObjectId) {
@@ -178,8 +185,9 @@ impl Engine {
         let Some((_, line)) = self.lines.get_mut(&peer) else { return };
         let Ok(bytes) = wire::encode(message) else { return };
         match line.send(bytes, fd) {
-            Sent::Now => {}
-            Sent::Later => self.look_after(peer),
+            Sent::Now if !line.owes() => {}
+            // Until it has taken the descriptor, it is watched.
+            Sent::Now | Sent::Later => self.look_after(peer),
             // In the middle of other effects: what follows from it is applied after these.
             Sent::Never => {
                 self.disconnect(peer);

@@ -15,9 +15,10 @@ use wire::stage::{Answer, Code, FromBroker, ToBroker};
 
 use super::line::{Line, Sent};
 use super::objects::Objects;
-use super::work::{Lane, Worker, now_us};
+use super::work::{Lane, Worker};
 use super::{Inbox, Message, SessionError, Settings};
 use crate::broker::{Broker, Ended, Failure, Grant, PeerId, SessionId};
+use crate::memory::now_us;
 
 /// Whose readiness epoll reports. Ids of sessions and peers are never the same number.
 #[derive(Debug)]
@@ -300,7 +301,7 @@ impl Engine {
     pub(super) fn look_after(&mut self, peer: PeerId) {
         let Some((token, line)) = self.lines.get_mut(&peer) else { return };
         let (free, clogged) = (line.may_ask(self.fds_max), line.is_clogged());
-        if free && line.greeted {
+        if free && line.greeted && !line.owes() {
             line.since_ms = None;
             self.watched.remove(&peer);
         } else {
@@ -350,6 +351,9 @@ impl Engine {
                 let why = if greeted { "left its answers unread" } else { "said nothing" };
                 self.cut(peer, format!("ask: the client {why} for {} ms", self.patience_ms));
             } else if greeted {
+                if let Some((_, line)) = self.lines.get_mut(&peer) {
+                    line.look();
+                }
                 self.flush(peer);
             }
         }

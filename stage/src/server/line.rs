@@ -77,13 +77,26 @@ impl Line {
         !self.out.is_empty()
     }
 
+    /// Whether descriptors are on the way to it, as far as is known.
+    pub(super) fn owes(&self) -> bool {
+        self.unread_fds > 0
+    }
+
+    /// Looks whether it has taken everything.
+    pub(super) fn look(&mut self) {
+        if self.owes() && sys::unread_bytes(self.fd.as_fd()).is_ok_and(|unread| unread == 0) {
+            self.unread_fds = 0;
+            self.since_ms = None;
+        }
+    }
+
     /// Whether it has taken what was sent, as far as the next question is concerned.
     pub(super) fn may_ask(&mut self, fds_max: usize) -> bool {
         if self.is_clogged() {
             return false;
         }
-        if self.unread_fds >= fds_max && sys::unread_bytes(self.fd.as_fd()).is_ok_and(|unread| unread == 0) {
-            self.unread_fds = 0;
+        if self.unread_fds >= fds_max {
+            self.look();
         }
         self.unread_fds < fds_max
     }

@@ -5,8 +5,8 @@
 //!  payload --frames--> epoll -------> | Broker |
 //!  workers: allocate, seal, spill --> +--------+ --answers--> payload
 //! ```
-//! Whatever takes long is done by a worker (taking and freeing pages, sealing more than a little, spilling), so that a payload
-//! with a gigabyte delays nobody but those with gigabytes.
+//! Whatever takes long is done by a worker (taking and freeing pages, spilling, and sealing where it is more than a gigabyte or
+//! where pages are pinned), so that a payload with many bytes delays nobody but others with many.
 //!
 //! # Guarantees
 //! - A payload that stalls, lies or sends descriptors is cut off, alone. Its descriptors are closed unread.

@@ -11,14 +11,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use rustix::time::{ClockId, clock_gettime};
 use wire::stage::Code;
 
 use super::objects::Object;
 use super::{Inbox, Message};
 use crate::broker::{Failure, ObjectId, Sealed, SessionId};
 use crate::copy::copy;
-use crate::memory::Lending;
+use crate::memory::{Lending, now_us};
 use crate::{CommitReason, MemoryStage, MemoryWriter, NotCommitted, StageName};
 
 /// Something that may take milliseconds.
@@ -67,7 +66,9 @@ impl Work {
                 });
                 Report::Allocated { object, result }
             }
-            Self::Seal { object, writer, bytes } => Report::Sealed { object, result: seal(writer, bytes) },
+            Self::Seal { object, writer, bytes } => {
+                Report::Sealed { object, result: seal(writer, bytes, MemoryWriter::commit_exactly) }
+            }
             Self::Spill { object, memory, dir, name, bytes } => {
                 let result = copy(memory.as_fd(), dir.as_fd(), &name, bytes);
                 let result = result.map(|_| name).map_err(|reason| Failure {
@@ -183,9 +184,15 @@ fn take_huge_pages(writer: &MemoryWriter, bytes: u64) -> io::Result<Option<Strin
     }
 }
 
-fn seal(writer: MemoryWriter, bytes: u64) -> Result<(MemoryStage, Sealed), (MemoryWriter, Failure)> {
+type Seal = fn(MemoryWriter, u64) -> Result<MemoryStage, NotCommitted>;
+
+pub(super) fn seal(
+    writer: MemoryWriter,
+    bytes: u64,
+    how: Seal,
+) -> Result<(MemoryStage, Sealed), (MemoryWriter, Failure)> {
     let began = now_us();
-    match writer.commit_exactly(bytes) {
+    match how(writer, bytes) {
         Ok(stage) => Ok((stage, Sealed { bytes, seal_us: now_us().saturating_sub(began) })),
         Err(NotCommitted { writer, error }) => {
             let code = match &error.reason {
@@ -198,10 +205,4 @@ fn seal(writer: MemoryWriter, bytes: u64) -> Result<(MemoryStage, Sealed), (Memo
             Err((writer, Failure { code, text: format!("{error}{more}") }))
         }
     }
-}
-
-pub(super) fn now_us() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let whole = u64::try_from(now.tv_sec).unwrap_or(0).saturating_mul(1_000_000);
-    whole + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
 }

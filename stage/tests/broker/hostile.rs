@@ -160,6 +160,23 @@ fn descriptors_on_the_way_have_a_bound_and_who_does_not_take_them_is_cut_off() {
 }
 
 #[test]
+fn who_asks_no_more_and_leaves_a_descriptor_unread_is_cut_off_too() {
+    let mut impatient = settings(1 << 20);
+    impatient.patience_ms = 100;
+    let room = Room::new(impatient);
+    let (producer, consumer) = room.producer_and_consumer();
+    let reads = consumer.client();
+    let raw = consumer.raw();
+    raw.say(&open_x(1, 60_000));
+    make(&producer.client(), "x", b"hello");
+    let input = reads.wait("x", crate::room::SOON).expect("another one of the same payload");
+    room.until("it is cut off", |room| room.peers() == 1);
+    assert_eq!(waiting_fds(&raw), 1);
+    assert_eq!(input.bytes().expect("bytes"), b"hello");
+    reads.list().expect("and who takes its answers stays");
+}
+
+#[test]
 fn a_client_that_takes_its_answers_may_ask_as_often_as_it_likes() {
     let (_room, producer, consumer) = Room::pair();
     make(&producer.client(), "x", b"hello");
@@ -265,6 +282,28 @@ fn a_producer_that_punches_holes_gets_them_filled() {
     let input = consumer.client().open("x").expect("open");
     let stat = rustix::fs::fstat(input.fd().expect("fd")).expect("stat");
     assert!(stat.st_blocks * 512 >= 1 << 20);
+}
+
+#[test]
+fn pages_that_are_pinned_are_busy_and_others_go_on_meanwhile() {
+    let (_room, producer, consumer) = Room::pair();
+    let client = producer.client();
+    let mut output = client.create("x", 8192).expect("create");
+    // A page that nobody wrote is not the one that a pipe gets.
+    output.write_at(0, &[7; 8192]).expect("write");
+    let (from, into) = rustix::pipe::pipe().expect("pipe");
+    let flags = rustix::pipe::SpliceFlags::empty();
+    let fd = output.fd().expect("fd");
+    assert_eq!(rustix::pipe::splice(fd, Some(&mut 0), &into, None, 4096, flags), Ok(4096));
+    let busy = std::thread::scope(|scope| {
+        let commits = scope.spawn(|| (output.commit().map_err(|error| error.code()), output));
+        others_go_on(&producer, &consumer);
+        commits.join().expect("thread")
+    });
+    let (refused, mut output) = busy;
+    assert_eq!(refused, Err(Some(Code::Busy)));
+    rustix::io::read(&from, &mut [0_u8; 4096][..]).expect("let go of the page");
+    output.commit().expect("commit");
 }
 
 #[test]

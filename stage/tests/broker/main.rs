@@ -30,6 +30,7 @@ fn what_one_payload_commits_another_reads_in_place() {
     assert_eq!(producer.payload(), "w/producer");
     make(&producer, "x", b"hello");
     let input = consumer.open("x").expect("open");
+    input.populate();
     assert_eq!(input.bytes().expect("bytes"), b"hello");
     assert!(input.is_in_place());
     assert_eq!(room.used(), 5);

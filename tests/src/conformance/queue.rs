@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pilot::payload::Payload;
 use pilot::ports::{Claimed, Offer, Queue, Renewed, Reported};
 use pilot::queue::workflow::Entry;
 use pilot_core::{ClaimId, Conclusion, ExitStatus, Fault, FaultClass, Outcome, ReleaseWhy, StopCause, Usage};
 
-use crate::fake::{entry, payload};
+use crate::fake::{entry, name, payload};
 
 /// Longer than any queue pauses before a second try.
 const LONG: Duration = Duration::from_secs(120);
+
+/// Slots of a pilot that is large enough for all that these tests have.
+pub const SLOTS: u32 = 8;
 
 /// The payload ran and exited with 0.
 #[must_use]
@@ -39,7 +43,7 @@ fn chain(retries: u32) -> Vec<Entry> {
 }
 
 async fn offers(queue: &impl Queue, at_most: u32) -> Vec<Offer> {
-    match queue.claim(at_most).await.expect("claim") {
+    match queue.claim(at_most, SLOTS).await.expect("claim") {
         Claimed::Offers(offers) => offers,
         Claimed::Empty | Claimed::Closed => Vec::new(),
     }
@@ -52,11 +56,11 @@ async fn one(queue: &impl Queue) -> Offer {
 }
 
 async fn is_closed(queue: &impl Queue) -> bool {
-    matches!(queue.claim(1).await.expect("claim"), Claimed::Closed)
+    matches!(queue.claim(1, SLOTS).await.expect("claim"), Claimed::Closed)
 }
 
 async fn is_empty(queue: &impl Queue) -> bool {
-    matches!(queue.claim(1).await.expect("claim"), Claimed::Empty)
+    matches!(queue.claim(1, SLOTS).await.expect("claim"), Claimed::Empty)
 }
 
 /// The next offer, when it takes a pause to come; the queue has to wake whoever waits.
@@ -226,12 +230,145 @@ pub async fn a_wait_ends_when_there_may_be_something<Q: Queue>(make: impl Fn(Vec
     assert_eq!(one(&queue).await.payload.name.as_str(), "third");
 }
 
+/// `first`, then `a`, `b` and `c`, which run together after it, and `last` after `c`; `change` changes those three.
+fn with_gang(change: impl Fn(&mut Entry)) -> Vec<Entry> {
+    let gang: Vec<_> = ["a", "b", "c"].map(name).into();
+    let member = |text: &str| {
+        let mut member = Entry { after: vec![0], ..entry(Payload { gang: gang.clone(), ..payload(text) }) };
+        change(&mut member);
+        member
+    };
+    let last = Entry { after: vec![3], ..entry(payload("last")) };
+    vec![entry(payload("first")), member("a"), member("b"), member("c"), last]
+}
+
+/// Claims the gang of [`with_gang`], after `first`.
+async fn gang(queue: &impl Queue) -> Vec<Offer> {
+    let first = one(queue).await;
+    queue.report(first.claim, success()).await.expect("report");
+    offers(queue, 3).await
+}
+
+async fn claimed(queue: &impl Queue, at_most: u32, slots: u32) -> usize {
+    match queue.claim(at_most, slots).await.expect("claim") {
+        Claimed::Offers(offers) => offers.len(),
+        Claimed::Empty | Claimed::Closed => 0,
+    }
+}
+
+fn because(culprit: &str) -> Outcome {
+    Outcome { conclusion: Conclusion::GangFailed(culprit.into()), ..exit(1) }
+}
+
+/// A gang is given whole or not at all, what is behind it waits for its turn, and one that is larger than the pilot comes all the
+/// same.
+pub async fn a_gang_is_given_whole_or_not_at_all<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let mut list = with_gang(|_| {});
+    list.push(entry(payload("behind")));
+    let queue = make(list);
+    let first = one(&queue).await;
+    let behind = one(&queue).await;
+    assert_eq!(behind.payload.name.as_str(), "behind", "the gang is not ready yet");
+    queue.release(behind.claim, ReleaseWhy::NoRoom).await.expect("release");
+    queue.report(first.claim, success()).await.expect("report");
+    assert_eq!(claimed(&queue, 2, SLOTS).await, 0);
+    let all = offers(&queue, 4).await;
+    let names: Vec<&str> = all.iter().map(|offer| offer.payload.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c", "behind"]);
+    let gangs: BTreeSet<_> = all[..3].iter().map(|offer| offer.terms.gang.map(|gang| gang.id)).collect();
+    assert_eq!((gangs.len(), all[0].terms.gang.map(|gang| gang.size)), (1, Some(3)));
+    assert_eq!(all[3].terms.gang, None);
+    for offer in all {
+        queue.release(offer.claim, ReleaseWhy::NoRoom).await.expect("release");
+    }
+    assert_eq!(claimed(&queue, 2, 2).await, 3, "this pilot has to learn that it never fits");
+}
+
+/// Who waits while a gang is too large for it is woken by what changes, and not without end by what is there.
+pub async fn who_has_no_room_for_a_gang_is_not_kept_awake_by_it<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let queue = make(with_gang(|_| {}));
+    let held = gang(&queue).await;
+    for offer in held {
+        queue.release(offer.claim, ReleaseWhy::NoRoom).await.expect("release");
+    }
+    // What was said before is heard once.
+    let mut woken = 0;
+    let quiet = tokio::time::timeout(Duration::from_millis(500), async {
+        loop {
+            assert_eq!(claimed(&queue, 1, SLOTS).await, 0);
+            queue.wait_ready().await;
+            woken += 1;
+            assert!(woken < 8, "woken without end");
+        }
+    });
+    quiet.await.expect_err("it sleeps");
+}
+
+/// Members succeed together; only then what comes after is offered.
+pub async fn a_gang_succeeds_as_a_whole<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let queue = make(with_gang(|_| {}));
+    let ends: Vec<_> = gang(&queue).await.iter().map(|offer| (offer.claim, success())).collect();
+    assert!(is_empty(&queue).await);
+    let reported = queue.report_together(ends.clone()).await.expect("report");
+    assert_eq!(reported, vec![Reported::Final { skipped: Vec::new() }; 3]);
+    queue.report_together(ends).await.expect_err("it is over");
+    assert_eq!(one(&queue).await.payload.name.as_str(), "last");
+}
+
+/// A gang comes back whole as long as those who failed have tries left, and only they are charged.
+pub async fn a_gang_comes_back_whole_until_one_has_no_try_left<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    let queue = make(with_gang(|member| member.retries = u32::from(member.payload.name.as_str() == "b")));
+    let mut held = gang(&queue).await;
+    for attempt in 1..=2 {
+        assert!(held.iter().all(|offer| offer.terms.attempt == attempt), "{held:?}");
+        let end = |offer: &Offer| match offer.payload.name.as_str() {
+            "b" => (offer.claim, exit(1)),
+            _ => (offer.claim, because("b")),
+        };
+        let ends = held.iter().map(end).collect();
+        let reported = queue.report_together(ends).await.expect("report");
+        assert_eq!(reported.iter().all(|one| *one == Reported::Retried), attempt == 1, "{reported:?}");
+        held.clear();
+        for _ in 0..3 {
+            if attempt == 1 && held.is_empty() {
+                tokio::time::timeout(LONG, queue.wait_ready()).await.expect("woken");
+                held = offers(&queue, 3).await;
+            }
+        }
+        if attempt == 2 {
+            let skipped = |one: &Reported| match one {
+                Reported::Final { skipped } => skipped.len(),
+                Reported::Retried => 9,
+            };
+            assert_eq!(reported.iter().map(skipped).sum::<usize>(), 1, "that is last");
+        }
+    }
+    assert!(is_closed(&queue).await);
+}
+
+/// A gang with a payload that may run at most once does not come back when that one was launched, whoever failed.
+pub async fn at_most_once_holds_for_a_gang<Q: Queue>(make: impl Fn(Vec<Entry>) -> Q) {
+    for launched in [false, true] {
+        let queue = make(with_gang(|member| {
+            member.retries = 5;
+            member.at_most_once = member.payload.name.as_str() == "a";
+        }));
+        let end = |offer: &Offer| match offer.payload.name.as_str() {
+            "b" => (offer.claim, Outcome { launched, ..exit(1) }),
+            _ => (offer.claim, Outcome { launched, ..because("b") }),
+        };
+        let ends = gang(&queue).await.iter().map(end).collect();
+        let reported = queue.report_together(ends).await.expect("report");
+        assert_eq!(reported.iter().all(|one| *one == Reported::Retried), !launched, "{reported:?}");
+    }
+}
+
 /// Two pilots ask the same queue as fast as they can: each payload is accepted once, whoever has it, and both end.
 pub async fn two_pilots_share_and_each_payload_is_accepted_once<Q: Queue>(one: Q, two: Q, count: usize) {
     async fn serve(queue: &impl Queue) -> Vec<String> {
         let mut accepted = Vec::new();
         loop {
-            match queue.claim(3).await.expect("claim") {
+            match queue.claim(3, SLOTS).await.expect("claim") {
                 Claimed::Offers(offers) => {
                     for offer in offers {
                         queue.report(offer.claim, success()).await.expect("report");

@@ -60,6 +60,7 @@ pub fn payload(text: &str) -> Payload {
         host_network: false,
         logs: std::path::PathBuf::new(),
         registry_auth: None,
+        gang: Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pilot::ports::{Claimed, Offer, Queue, Renewed, Reported, Terms};
 use pilot::queue::workflow::Entry;
-use pilot_core::{ClaimId, Fault, FaultClass, Outcome, ReleaseWhy};
+use pilot_core::{ClaimId, Conclusion, Fault, FaultClass, Gang, GangId, Outcome, ReleaseWhy};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -36,6 +36,8 @@ struct Books {
     violations: Vec<String>,
     refusals: u32,
     lost_reports: BTreeSet<String>,
+    /// The last claim had no room for what was ready.
+    stuck: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,7 @@ impl FakeQueue {
             violations: Vec::new(),
             refusals: 0,
             lost_reports: BTreeSet::new(),
+            stuck: false,
         };
         Self { entries, books: Mutex::new(books), changed: Notify::new() }
     }
@@ -124,6 +127,36 @@ impl FakeQueue {
         }
     }
 
+    /// Those that run together with an entry, itself among them.
+    fn gang(&self, index: usize) -> Vec<usize> {
+        let gang = &self.entries[index].payload.gang;
+        let is_mate = |other: &usize| gang.contains(&self.entries[*other].payload.name);
+        let mates: Vec<usize> = (0..self.entries.len()).filter(is_mate).collect();
+        if mates.is_empty() { vec![index] } else { mates }
+    }
+
+    fn may_try_again(&self, books: &Books, index: usize, outcome: &Outcome) -> bool {
+        let entry = &self.entries[index];
+        books.tries[index] <= entry.retries && !(entry.at_most_once && outcome.launched)
+    }
+
+    fn settle(&self, books: &mut Books, index: usize, outcome: Outcome, again: bool) -> Reported {
+        let succeeded = outcome.is_success();
+        books.outcomes.push((self.entries[index].payload.name.to_string(), outcome));
+        if succeeded {
+            books.states[index] = State::Succeeded;
+            Reported::Final { skipped: Vec::new() }
+        } else if again {
+            books.states[index] = State::Waiting { from: Instant::now() + PAUSE };
+            Reported::Retried
+        } else {
+            books.states[index] = State::Failed;
+            let skipped = self.skip_after(books);
+            let payload = |index: usize| self.entries[index].payload.clone();
+            Reported::Final { skipped: skipped.into_iter().map(payload).collect() }
+        }
+    }
+
     fn end(&self, books: &mut Books, claim: ClaimId, verb: &str, how: &str) -> Result<usize, Fault> {
         let Some(index) = books.claims.remove(&claim) else {
             books.violations.push(format!("{verb} of {claim}, which is not held: {how}"));
@@ -135,7 +168,7 @@ impl FakeQueue {
 }
 
 impl Queue for FakeQueue {
-    async fn claim(&self, at_most: u32) -> Result<Claimed, Fault> {
+    async fn claim(&self, at_most: u32, slots: u32) -> Result<Claimed, Fault> {
         let mut guard = self.lock();
         let books = &mut *guard;
         if books.refusals > 0 {
@@ -145,23 +178,35 @@ impl Queue for FakeQueue {
         let now = Instant::now();
         let mut offers = Vec::new();
         for index in 0..self.entries.len() {
-            let ready = matches!(books.states[index], State::Waiting { from } if from <= now);
-            if offers.len() >= at_most as usize || !ready || !self.is_free(books, index) {
+            let ready = |books: &Books, index: usize| {
+                matches!(books.states[index], State::Waiting { from } if from <= now)
+                    && self.is_free(books, index)
+            };
+            let gang = self.gang(index);
+            if offers.len() >= at_most as usize || !gang.iter().all(|member| ready(books, *member)) {
                 continue;
             }
-            books.states[index] = State::Claimed;
-            books.tries[index] += 1;
-            books.last_claim += 7;
-            let claim = ClaimId(books.last_claim);
-            books.claims.insert(claim, index);
-            let entry = &self.entries[index];
-            let terms = Terms {
-                trust_group: entry.trust_group.clone(),
-                at_most_once: entry.at_most_once,
-                attempt: books.tries[index],
-            };
-            offers.push(Offer { claim, payload: entry.payload.clone(), terms, lease: None });
+            if gang.len() > at_most as usize - offers.len() && gang.len() <= slots as usize {
+                break;
+            }
+            let id = GangId(books.last_claim + 7);
+            for &member in &gang {
+                books.states[member] = State::Claimed;
+                books.tries[member] += 1;
+                books.last_claim += 7;
+                let claim = ClaimId(books.last_claim);
+                books.claims.insert(claim, member);
+                let entry = &self.entries[member];
+                let terms = Terms {
+                    trust_group: entry.trust_group.clone(),
+                    at_most_once: entry.at_most_once,
+                    attempt: books.tries[member],
+                    gang: (gang.len() > 1).then_some(Gang { id, size: gang.len() as u32 }),
+                };
+                offers.push(Offer { claim, payload: entry.payload.clone(), terms, lease: None });
+            }
         }
+        books.stuck = offers.is_empty();
         let open = books.states.iter().any(|state| matches!(state, State::Waiting { .. } | State::Claimed));
         Ok(match (offers.is_empty(), open) {
             (false, _) => Claimed::Offers(offers),
@@ -183,27 +228,38 @@ impl Queue for FakeQueue {
         let (reported, lost) = {
             let mut books = self.lock();
             let index = self.end(&mut books, claim, "report", &outcome.conclusion.to_string())?;
-            let entry = &self.entries[index];
-            let name = entry.payload.name.to_string();
-            let lost = books.lost_reports.contains(&name);
-            books.outcomes.push((name, outcome.clone()));
-            let again = books.tries[index] <= entry.retries && !(entry.at_most_once && outcome.launched);
-            if outcome.is_success() {
-                books.states[index] = State::Succeeded;
-                (Reported::Final { skipped: Vec::new() }, lost)
-            } else if again {
-                books.states[index] = State::Waiting { from: Instant::now() + PAUSE };
-                (Reported::Retried, lost)
-            } else {
-                books.states[index] = State::Failed;
-                let skipped = self.skip_after(&mut books);
-                let payload = |index: usize| self.entries[index].payload.clone();
-                (Reported::Final { skipped: skipped.into_iter().map(payload).collect() }, lost)
-            }
+            let lost = books.lost_reports.contains(self.entries[index].payload.name.as_str());
+            let again = self.may_try_again(&books, index, &outcome);
+            (self.settle(&mut books, index, outcome, again), lost)
         };
         if lost {
             std::future::pending().await
         }
+        self.changed.notify_one();
+        Ok(reported)
+    }
+
+    async fn report_together(&self, ends: Vec<(ClaimId, Outcome)>) -> Result<Vec<Reported>, Fault> {
+        let reported = {
+            let mut books = self.lock();
+            let mut members = Vec::new();
+            for (claim, outcome) in ends {
+                let index = self.end(&mut books, claim, "report", &outcome.conclusion.to_string())?;
+                members.push((index, outcome));
+            }
+            let good = members.iter().filter(|(_, outcome)| outcome.is_success()).count();
+            if good > 0 && good < members.len() {
+                books.violations.push("a part of a gang succeeded".to_owned());
+            }
+            // Only who failed by itself has to have a try left.
+            let again = members.iter().all(|(index, outcome)| {
+                let others = matches!(outcome.conclusion, Conclusion::GangFailed(_));
+                let once = self.entries[*index].at_most_once && outcome.launched;
+                (others && !once) || self.may_try_again(&books, *index, outcome)
+            });
+            let settle = |(index, outcome)| self.settle(&mut books, index, outcome, again);
+            members.into_iter().map(settle).collect()
+        };
         self.changed.notify_one();
         Ok(reported)
     }
@@ -223,6 +279,7 @@ impl Queue for FakeQueue {
         let next = {
             let books = self.lock();
             let from = |index: usize| match books.states[index] {
+                State::Waiting { from } if books.stuck && from <= Instant::now() => None,
                 State::Waiting { from } if self.is_free(&books, index) => Some(from),
                 _ => None,
             };

@@ -99,6 +99,32 @@ fn a_payload_that_takes_more_memory_than_the_slot_has_dies_alone() {
     neighbour.end_undisturbed();
 }
 
+/// On cgroup v2 the kubelet lets the kernel end a container as a whole when it runs out of memory (memory.oom.group). Where
+/// this node has v1, the kernel is told to choose the container's PID 1, which has the same end.
+#[test]
+fn a_slot_that_dies_of_its_payloads_memory_is_told_apart_from_one_that_is_lost() {
+    let namespace = Namespace::new("whole", &[]);
+    let pod = namespace.pod(&Shape::default());
+    let neighbour = Neighbour::start(&namespace, &pod);
+    let slot: u32 = neighbour.other_slot().trim_start_matches("slot-").parse().expect("a slot's number");
+    // Memory in files is no process's: the kernel goes by the score alone.
+    let script = "echo runs; while [ ! -e go ]; do sleep 0.1; done; exec dd if=/dev/zero of=/dev/shm/x bs=1k";
+    let fields = "resources: {cpu: 100m, memory: 128Mi}, retries: 0";
+    let run = pod.submit(&flow(&[sh(&namespace, "bad", script, fields)]));
+    pod.until_output(&run, "bad", "runs");
+    let host = pod.host();
+    let shim = host.shim(slot).expect("a shim").pid;
+    std::fs::write(format!("/proc/{shim}/oom_score_adj"), "1000").expect("oom_score_adj");
+    let before = restarts(&pod, &format!("slot-{slot}"));
+    host.touch_work(slot, "go");
+    assert_ne!(pod.wait(&run, std::time::Duration::from_secs(60)).code, 0);
+    let row = pod.payload(&run, "bad");
+    assert_eq!(row["outcome"], "memory exceeded (signal 9)", "{row:#}\n{}", pod.pilot_log());
+    works(&namespace, &pod);
+    assert!(restarts(&pod, &format!("slot-{slot}")) > before, "PID 1 lived on");
+    neighbour.end_undisturbed();
+}
+
 #[test]
 fn a_payloads_files_are_gone_for_the_next_one_warm_and_after_another_image() {
     let namespace = Namespace::new("traces", &[]);

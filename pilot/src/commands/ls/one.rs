@@ -90,11 +90,17 @@ fn asked_for(payload: &Payload) -> Vec<(&'static str, String)> {
         };
         facts.push(("input", format!("{} from {}", input.name, printable(&source))));
     }
+    if !payload.gang.is_empty() {
+        let mates: Vec<&str> = payload.gang.iter().map(|name| name.as_str()).collect();
+        facts.push(("runs with", printable(&mates.join(", ")).into_owned()));
+    }
     for output in &payload.outputs {
         let class = match output.class {
             StageClass::File => "a file",
             StageClass::Memory => "memory",
             StageClass::Value => "a value",
+            StageClass::Pipe => "a pipe",
+            StageClass::Shared => "shared memory",
         };
         let save = output.save.as_ref().map(|path| format!(", saved to {}", path.display()));
         facts.push(("output", format!("{}, {class}{}", output.name, printable(&save.unwrap_or_default()))));

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pilot_core::{ClaimId, Fault, FaultClass, Outcome};
-use spool::{Recovery, Report, Spool, SpoolError, Upcoming, Work};
+use spool::{Recovery, Report, Spool, SpoolError, Upcoming, Want, Work};
 use stage::{StageName, StageUri};
 use tokio::sync::{Notify, mpsc};
 
@@ -26,9 +26,11 @@ pub(super) struct Recover {
 
 /// A request with the place for its answer.
 pub(super) enum Ask {
-    Claim(u32, Answer<Claimed>),
+    /// The answer says also whether a gang was in the way.
+    Claim(Want, Answer<(Claimed, bool)>),
     Renew(ClaimId, Answer<Renewed>),
     Report(ClaimId, Box<Outcome>, Answer<Reported>),
+    ReportTogether(Vec<(ClaimId, Outcome)>, Answer<Vec<Reported>>),
     Release(ClaimId, Answer<()>),
     Recover(Recover, Answer<SpoolRecovery>),
     Beat(Answer<()>),
@@ -155,7 +157,7 @@ impl Ask {
 fn serve(work: &Work<'_>, config: &SpoolQueueConfig, ask: Ask, due: &mut Vec<Due>) -> Result<(), SpoolError> {
     let lease_ms = config.lease.expires_after_ms;
     match ask {
-        Ask::Claim(at_most, answer) => settle(due, answer, claim(work, config, at_most)),
+        Ask::Claim(want, answer) => settle(due, answer, claim(work, config, want)),
         Ask::Renew(claim, answer) => {
             let renewed = work
                 .renew(claim, lease_ms)
@@ -163,17 +165,17 @@ fn serve(work: &Work<'_>, config: &SpoolQueueConfig, ask: Ask, due: &mut Vec<Due
             settle(due, answer, renewed)
         }
         Ask::Report(claim, outcome, answer) => {
-            let reported = work.report(claim, &outcome).map(|report| match report {
-                Report::Final { skipped } => {
-                    let skipped = skipped.iter().filter_map(|skipped| {
-                        spec::payload(&skipped.spec, &skipped.run_name, skipped.payload.run()).ok()
-                    });
-                    Ok(Reported::Final { skipped: skipped.map(Arc::new).collect() })
-                }
-                Report::Retried => Ok(Reported::Retried),
-                Report::NotHeld => Err(not_held(claim)),
+            settle(due, answer, work.report(claim, &outcome).map(|report| reported(claim, &report)))
+        }
+        Ask::ReportTogether(ends, answer) => {
+            let all = work.report_together(&ends).map(|reports| {
+                let of = |(claim, _): &(ClaimId, Outcome)| {
+                    let report = reports.iter().find(|(of, _)| of == claim);
+                    report.map_or_else(|| Err(not_held(*claim)), |(claim, report)| reported(*claim, report))
+                };
+                ends.iter().map(of).collect()
             });
-            settle(due, answer, reported)
+            settle(due, answer, all)
         }
         Ask::Release(claim, answer) => {
             let released = work.release(claim).map(|held| if held { Ok(()) } else { Err(not_held(claim)) });
@@ -185,6 +187,19 @@ fn serve(work: &Work<'_>, config: &SpoolQueueConfig, ask: Ask, due: &mut Vec<Due
             due.push(refuse(other));
             Ok(())
         }
+    }
+}
+
+fn reported(claim: ClaimId, report: &Report) -> Result<Reported, Fault> {
+    match report {
+        Report::Final { skipped } => {
+            let skipped = skipped.iter().filter_map(|skipped| {
+                spec::payload(&skipped.spec, &skipped.run_name, skipped.payload.run()).ok()
+            });
+            Ok(Reported::Final { skipped: skipped.map(Arc::new).collect() })
+        }
+        Report::Retried => Ok(Reported::Retried),
+        Report::NotHeld => Err(not_held(claim)),
     }
 }
 
@@ -220,6 +235,7 @@ fn refuse(ask: Ask) -> Due {
         Ask::Claim(_, answer) => to(answer),
         Ask::Renew(_, answer) => to(answer),
         Ask::Report(_, _, answer) => to(answer),
+        Ask::ReportTogether(_, answer) => to(answer),
         Ask::Release(_, answer) | Ask::Beat(answer) => to(answer),
         Ask::Recover(_, answer) => to(answer),
         Ask::Upcoming(answer) => to(answer),
@@ -232,31 +248,41 @@ fn refuse(ask: Ask) -> Due {
 fn claim(
     work: &Work<'_>,
     config: &SpoolQueueConfig,
-    at_most: u32,
-) -> Result<Result<Claimed, Fault>, SpoolError> {
+    want: Want,
+) -> Result<Result<(Claimed, bool), Fault>, SpoolError> {
     let mut offers: Vec<Offer> = Vec::new();
+    let mut held_up = false;
     loop {
-        let wanted = at_most.saturating_sub(u32::try_from(offers.len()).unwrap_or(u32::MAX));
-        let claimed = if wanted == 0 {
-            Vec::new()
-        } else {
-            work.claim(&config.pilot, wanted, config.lease.expires_after_ms)?
-        };
-        if claimed.is_empty() {
+        let at_most = want.at_most.saturating_sub(u32::try_from(offers.len()).unwrap_or(u32::MAX));
+        if at_most == 0 || held_up {
             break;
         }
-        for offer in claimed {
+        let granted =
+            work.claim_for(&config.pilot, Want { at_most, ..want }, config.lease.expires_after_ms)?;
+        held_up = granted.held_up;
+        if granted.offers.is_empty() {
+            break;
+        }
+        for offer in granted.offers {
             match spec::offer(&offer, config.lease) {
                 Ok(offer) => offers.push(offer),
                 Err(outcome) => drop(work.report(offer.claim, &outcome)?),
             }
         }
+        // With one of a gang that can't be read, the others have ended, too.
+        let mut ended = Vec::new();
+        for offer in &offers {
+            if offer.terms.gang.is_some() && !work.is_held(offer.claim)? {
+                ended.push(offer.claim);
+            }
+        }
+        offers.retain(|offer| !ended.contains(&offer.claim));
     }
     if !offers.is_empty() {
-        return Ok(Ok(Claimed::Offers(offers)));
+        return Ok(Ok((Claimed::Offers(offers), held_up)));
     }
     let closed = config.closes && !work.upcoming(&config.pilot)?.open;
-    Ok(Ok(if closed { Claimed::Closed } else { Claimed::Empty }))
+    Ok(Ok((if closed { Claimed::Closed } else { Claimed::Empty }, held_up)))
 }
 
 fn recover(

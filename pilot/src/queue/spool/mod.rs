@@ -15,12 +15,13 @@ mod spec;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pilot_core::{ClaimId, Fault, FaultClass, Jitter, Outcome, ReleaseWhy};
-use spool::{Clock, Ear, OpenError, Options, PayloadId, Spool, SpoolError};
+use spool::{Clock, Ear, OpenError, Options, PayloadId, Spool, SpoolError, Want};
 use stage::{StageName, StageUri};
 use tokio::net::UnixDatagram;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -93,6 +94,8 @@ pub struct SpoolQueue {
     _ear: Ear,
     /// Cancelled claims that were told already.
     told: Mutex<BTreeSet<ClaimId>>,
+    /// The last claim came upon a gang that it had too little room for.
+    held_up: AtomicBool,
 }
 
 impl SpoolQueue {
@@ -136,6 +139,7 @@ impl SpoolQueue {
             socket,
             _ear: ear,
             told: Mutex::default(),
+            held_up: AtomicBool::new(false),
         })
     }
 
@@ -205,8 +209,14 @@ impl SpoolQueue {
 type Answer<T> = oneshot::Sender<Result<T, Fault>>;
 
 impl Queue for SpoolQueue {
-    async fn claim(&self, at_most: u32) -> Result<Claimed, Fault> {
-        self.ask(|answer| Ask::Claim(at_most, answer)).await
+    async fn claim(&self, at_most: u32, slots: u32) -> Result<Claimed, Fault> {
+        let (claimed, held_up) = self.ask(|answer| Ask::Claim(Want { at_most, slots }, answer)).await?;
+        self.held_up.store(held_up, Ordering::Relaxed);
+        Ok(claimed)
+    }
+
+    async fn report_together(&self, ends: Vec<(ClaimId, Outcome)>) -> Result<Vec<Reported>, Fault> {
+        self.ask(|answer| Ask::ReportTogether(ends, answer)).await
     }
 
     async fn renew(&self, claim: ClaimId) -> Result<Renewed, Fault> {
@@ -222,6 +232,12 @@ impl Queue for SpoolQueue {
     }
 
     async fn wait_ready(&self) {
+        // What is there was there when this pilot asked, and is too large for it just now. When it has more room it asks by
+        // itself.
+        if self.held_up.swap(false, Ordering::Relaxed) {
+            self.wait_stirred(self.stirred.notified(), LOOK).await;
+            return;
+        }
         loop {
             // Before the look: what is changed after it wakes us.
             let stirred = self.stirred.notified();

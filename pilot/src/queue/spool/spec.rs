@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use pilot_core::{Conclusion, Fault, FaultClass, Outcome};
+use pilot_core::{Conclusion, Fault, FaultClass, Gang, GangId, Outcome};
 use spool::{NewPayload, Read, RunId, Submission, workflow_of};
 use stage::StageName;
 
@@ -28,6 +28,8 @@ pub fn submission(
         entries.iter().enumerate().map(|(index, entry)| (&entry.payload.name, index)).collect();
     let read = |entry: &Entry| {
         let stages = entry.payload.inputs.iter().filter_map(|input| match &input.source {
+            // What comes from one that runs at the same time is not waited for.
+            Source::Stage(uri) if entry.payload.gang.contains(&uri.payload) => None,
             Source::Stage(uri) => Some(uri),
             Source::Host(_) => None,
         });
@@ -60,6 +62,7 @@ pub fn submission(
             trust_group: entry.trust_group.clone(),
             cpu_millis: payload.resources.cpu_millis,
             memory_bytes: payload.resources.memory_bytes,
+            gang: payload.gang.iter().filter_map(|mate| numbers.get(mate).copied()).min(),
         })
     };
     Ok(Submission {
@@ -98,6 +101,7 @@ pub(super) fn offer(offer: &spool::Offer, lease: LeaseSpan) -> Result<Offer, Out
                 trust_group: offer.trust_group.clone(),
                 at_most_once: offer.at_most_once,
                 attempt: offer.attempt,
+                gang: offer.gang.map(|(first, size)| Gang { id: GangId(first.0), size }),
             },
             lease: Some(lease),
         }),

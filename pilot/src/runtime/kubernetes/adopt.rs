@@ -50,6 +50,7 @@ impl KubernetesRuntime {
                 Err(error) => tracing::error!(%error, "looking at a slot failed"),
             }
         }
+        self.shared.stages.sweep_pipes();
         inventory.settle(launches);
         inventory
     }

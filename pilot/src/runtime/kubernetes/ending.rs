@@ -30,6 +30,7 @@ impl Live {
         if self.runs {
             self.end_payload().await;
         }
+        self.shared.stages.leave(payload);
         // Nobody writes any more.
         for stream in self.streams.iter_mut().flatten() {
             stream.finish();

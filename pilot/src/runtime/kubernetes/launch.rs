@@ -81,8 +81,9 @@ impl Live {
         self.usage = Usage::default();
         (self.oom_kills_before, self.peak_before) = self.last_figures;
         let image = self.shared.images.chosen(payload)?;
-        if !payload.outputs.is_empty() {
+        if !payload.outputs.is_empty() || !payload.gang.is_empty() {
             self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, true)?;
+            self.shared.stages.meet(payload).await?;
         }
         let folder = &self.folders.inputs;
         self.session = ClientSession::open(&self.shared.stages, payload, folder)?;
@@ -107,7 +108,10 @@ impl Live {
             let _ = std::fs::remove_file(&self.folders.keeping);
             let files = self.outputs.iter().filter_map(|output| match output {
                 OpenOutput::File(file) => Some(file.clone()),
-                OpenOutput::Memory(_) | OpenOutput::Value(_) => None,
+                OpenOutput::Memory(_)
+                | OpenOutput::Value(_)
+                | OpenOutput::Shared(_)
+                | OpenOutput::Passing => None,
             });
             self.write_record(Some(Launched {
                 id: launch.id.0,

@@ -191,7 +191,12 @@ impl KubernetesRuntime {
         }
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let stages = Stages::new(config.stage_memory_bytes, config.serves, share.stages_root());
+        let stages = Stages::new(
+            config.stage_memory_bytes,
+            config.serves,
+            share.stages_root(),
+            share.private().join("pipes"),
+        );
         let shared = Arc::new(Shared {
             images: Images::new(&config.store, config.registry_access)?,
             stages: Arc::new(stages.map_err(PodError::Stages)?),

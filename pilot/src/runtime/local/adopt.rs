@@ -57,6 +57,7 @@ impl LocalRuntime {
                 Err(error) => tracing::error!(%error, "looking at a slot failed"),
             }
         }
+        self.shared.stages.sweep_pipes();
         inventory.settle(launches);
         inventory
     }

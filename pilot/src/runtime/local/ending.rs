@@ -31,6 +31,7 @@ impl Live {
             self.kill().await;
             self.runs = false;
         }
+        self.shared.stages.leave(payload);
         // Nobody writes any more.
         for stream in self.streams.iter_mut().flatten() {
             stream.finish();

@@ -11,6 +11,7 @@
 //!   pilots/<id>/serves
 //!   pilots/<id>/slots/<n>/{work,out,in,upper,overlay}
 //!   pilots/<id>/stages/<workflow>/<payload>/<output>
+//!   pilots/<id>/pipes/<workflow>:<payload>:<output>
 //! ```
 //! `<id>` is random, or the name of a pilot that serves a spool and may come back. A pilot is alive exactly while it holds
 //! its lock: no PID is compared, so a reused PID or another PID namespace can't fool the sweep. Work, outputs, inputs and stages lie on one file system so that a stage is handed on
@@ -203,6 +204,12 @@ impl PilotFolders {
         self.scratch.join("stages")
     }
 
+    /// Where FIFOs between payloads have their first names.
+    #[must_use]
+    pub fn pipes(&self) -> PathBuf {
+        self.scratch.join("pipes")
+    }
+
     /// The word in the names of this pilot's cgroups: no other pilot has it, and the next one of its name has it again.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -301,6 +308,7 @@ impl Drop for PilotFolders {
             // Folders go when they are empty: stages that unfinished runs will read keep theirs.
             prune(&self.stages_root());
             let _ = remove_tree(&self.scratch.join("slots"));
+            let _ = remove_tree(&self.pipes());
             if !self.stages_root().exists() {
                 let _ = remove_tree(&self.scratch);
             }

@@ -75,6 +75,7 @@ impl Live {
         self.holds_files = !payload.inputs.is_empty() || !payload.outputs.is_empty();
         if self.holds_files {
             self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, foreign)?;
+            self.shared.stages.meet(payload).await?;
             let host = |index, _: &_, _: &_| Ok(super::container::host_input(index));
             let folder = &self.folders.inputs;
             self.session = ClientSession::open(&self.shared.stages, payload, folder)?;
@@ -97,7 +98,10 @@ impl Live {
             let _ = std::fs::remove_file(&self.folders.keeping);
             let files = self.outputs.iter().filter_map(|output| match output {
                 OpenOutput::File(file) => Some(file.clone()),
-                OpenOutput::Memory(_) | OpenOutput::Value(_) => None,
+                OpenOutput::Memory(_)
+                | OpenOutput::Value(_)
+                | OpenOutput::Shared(_)
+                | OpenOutput::Passing => None,
             });
             self.write_record(Some(Launched {
                 id: launch.id.0,

@@ -135,7 +135,7 @@ impl LocalRuntime {
         cgroups.sweep(|name| cgroup_owner(name).is_some_and(|id| swept.pilots.iter().any(|dead| dead == id)));
         let serves = folders.serves();
         let launches = serves.then(|| LaunchLog::new(folders.state()));
-        let stages = Stages::new(config.memory_bytes, serves, folders.stages_root());
+        let stages = Stages::new(config.memory_bytes, serves, folders.stages_root(), folders.pipes());
         let shared = Shared {
             folders,
             images,
@@ -230,10 +230,12 @@ impl Runtime for LocalRuntime {
             Err(fault) => return Drained { fault: Some(fault), ..Drained::default() },
         };
         here.talk.close();
-        match here.live.lock().await.as_mut() {
-            Some(live) => live.drain(payload, commit).await,
-            None => Drained::default(),
-        }
+        let mut held = here.live.lock().await;
+        let Some(live) = held.as_mut() else {
+            self.shared.stages.leave(payload);
+            return Drained::default();
+        };
+        live.drain(payload, commit).await
     }
 
     async fn clean(&self, slot: SlotId) -> Result<bool, Fault> {
