@@ -205,7 +205,8 @@ fn a_program_that_outlives_its_payload_ends_with_it_and_signals_end_the_caller()
 fn a_picture_and_figures_show_what_runs() {
     let Some(site) = Site::new("a_picture_and_figures_show_what_runs") else { return };
     let served = Served::begin(&site, &[]);
-    assert!(served.get("/readyz").starts_with("HTTP/1.1 200"));
+    let ready = || served.get("/readyz").starts_with("HTTP/1.1 200");
+    assert!(within(SOON, ready), "{}", served.get("/readyz"));
     let run = served.submit(&flow(&[sh("fit", WAITS, "")]));
     site.wait_for("fit", "up");
     let ran = served.top(&[]);
