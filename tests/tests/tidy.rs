@@ -38,6 +38,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("oci-runner", vec!["image-store"]),
         ("payload-shim", vec!["wire"]),
         ("spool", vec!["pilot-core"]),
+        ("objects", vec![]),
         ("pilot", vec!["pilot-core", "wire", "spool", "stage", "image-store", "oci-runner"]),
         ("pilot-examples", vec!["image-store"]),
     ]
