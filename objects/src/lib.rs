@@ -1,5 +1,5 @@
 //! Persistent objects by URL, the slowest tier of data: `s3://` through `object_store`, `file://` through the file
-//! system. Put and fetched whole, verified by SHA-256, resumed after faults.
+//! system. Put and fetched whole, verified by SHA-256, resumed after faults, shared by the processes of a machine.
 //!
 //! It must not know payloads, slots or the pilot, and reads no environment: who calls says what it found there.
 //!
@@ -15,6 +15,7 @@ mod digest;
 mod error;
 mod http;
 mod local;
+mod node;
 mod s3;
 mod settings;
 mod source;
@@ -24,6 +25,7 @@ mod url;
 
 pub use digest::{Digest, DigestError};
 pub use error::{Class, ObjectError};
+pub use node::{Held, OncePerNode};
 pub use settings::{Credentials, Limits, Settings, SettingsError};
 pub use source::Source;
 pub use tier::{Expect, Fetched, Head, Listed, ObjectTier, Put, Stored};

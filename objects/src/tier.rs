@@ -244,7 +244,16 @@ impl ObjectTier {
         self.buckets.settle().await;
     }
 
-    async fn within<T>(
+    /// The server of `s3://` objects.
+    pub(crate) fn server(&self) -> &str {
+        self.buckets.server()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) async fn within<T>(
         &self,
         url: &ObjectUrl,
         operation: impl Future<Output = Result<T, ObjectError>>,
@@ -259,7 +268,7 @@ impl ObjectTier {
         }
     }
 
-    async fn head_unbounded(&self, url: &ObjectUrl) -> Result<Head, ObjectError> {
+    pub(crate) async fn head_unbounded(&self, url: &ObjectUrl) -> Result<Head, ObjectError> {
         match url.place() {
             Place::S3 { bucket, key } => self.buckets.head(url, bucket, key).await,
             Place::File(path) => {
@@ -270,7 +279,7 @@ impl ObjectTier {
     }
 
     /// Fetches the version that `known` tells of into a file at `name`; on failure the file is empty.
-    async fn fetch_known(
+    pub(crate) async fn fetch_known(
         &self,
         url: &ObjectUrl,
         known: &Head,

@@ -55,6 +55,10 @@ impl Buckets {
         Ok(Self { settings, transport, open: Mutex::default(), ending: Mutex::default() })
     }
 
+    pub(crate) fn server(&self) -> &str {
+        self.settings.endpoint.as_deref().unwrap_or("aws")
+    }
+
     fn bucket(&self, url: &ObjectUrl, name: &str, mode: Mode) -> Result<Arc<AmazonS3>, ObjectError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = open.get(&(name.to_owned(), mode)) {

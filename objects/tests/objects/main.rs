@@ -3,6 +3,7 @@
 mod faults;
 mod files;
 mod memory;
+mod node;
 mod proxy;
 mod s3;
 mod server;
