@@ -104,12 +104,13 @@ fn a_payload_that_takes_more_memory_than_the_slot_has_dies_alone() {
 #[test]
 fn a_slot_that_dies_of_its_payloads_memory_is_told_apart_from_one_that_is_lost() {
     let namespace = Namespace::new("whole", &[]);
-    let pod = namespace.pod(&Shape::default());
+    // What the score of 1000 adds to the kubelet's own grows with the slot, and must be more than a program's size.
+    let pod = namespace.pod(&Shape { memory: "1Gi".into(), ..Shape::default() });
     let neighbour = Neighbour::start(&namespace, &pod);
     let slot: u32 = neighbour.other_slot().trim_start_matches("slot-").parse().expect("a slot's number");
     // Memory in files is no process's: the kernel goes by the score alone.
     let script = "echo runs; while [ ! -e go ]; do sleep 0.1; done; exec dd if=/dev/zero of=/dev/shm/x bs=1k";
-    let fields = "resources: {cpu: 100m, memory: 128Mi}, retries: 0";
+    let fields = "resources: {cpu: 100m, memory: 512Mi}, retries: 0";
     let run = pod.submit(&flow(&[sh(&namespace, "bad", script, fields)]));
     pod.until_output(&run, "bad", "runs");
     let host = pod.host();
