@@ -159,9 +159,11 @@ fn a_warm_slot_asks_the_api_server_for_nothing() {
     let pod = namespace.pod(&one_slot());
     let requests = || namespace.node().requests_of(namespace.name());
     let before = requests().len();
-    let _cold = pod.run_well(&flow(&[sh(&namespace, "cold", "true", "")]));
+    let run = pod.run_well(&flow(&[sh(&namespace, "cold", "true", "")]));
     let cold = requests().len();
-    assert_eq!(cold - before, 1);
+    // After a second and a half without a word of the new container the pilot asks what is wrong.
+    let most = if took_ms(&pod, &run) < 1_500 { 1 } else { 2 };
+    assert!((1..=most).contains(&(cold - before)), "{} requests", cold - before);
     let all: Vec<String> =
         (0..20).map(|number| sh(&namespace, &format!("warm-{number}"), "true", "")).collect();
     let _warm = pod.run_well(&flow(&all));
