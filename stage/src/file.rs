@@ -31,7 +31,8 @@ use serde::{Deserialize, Serialize};
 use crate::copy::{Linked, copy, is_memory, link};
 use crate::memory::{UNTOUCHED, is_untouched, proc_path, reopen, take_pages, within};
 use crate::reader::{allocated, size};
-use crate::{CommitError, CommitReason, FileLease, Kind, LeaseError, StageName, WhyCopied};
+use crate::unwritten::Unwritten;
+use crate::{CommitError, CommitReason, Kind, StageName, WhyCopied};
 
 /// An output file that was made for a payload. Written down, it can be committed by another process of its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,64 +155,29 @@ impl OutputFile {
     ) -> Result<FileStage, CommitReason> {
         let ours = judged.stat.st_uid == rustix::process::geteuid().as_raw();
         let file = open_judged(judged, ours)?;
-        let lease = match FileLease::take(&file) {
-            Ok(lease) => Some(lease),
-            Err(LeaseError::Writer) => return Err(CommitReason::StillWritten),
-            Err(LeaseError::NotOwner | LeaseError::Unsupported) => None,
-            Err(LeaseError::Io(source)) => return Err(CommitReason::Io { doing: "lease it", source }),
-        };
-        let before = fstat(&file).map_err(CommitReason::io("look at it"))?;
-        sole_name(&before)?;
-        within(size(&before), max_bytes)?;
+        let unwritten = Unwritten::begin(&file)?;
+        sole_name(&unwritten.before)?;
+        let bytes = size(&unwritten.before);
+        within(bytes, max_bytes)?;
         let how = if !ours {
             Landing::Copied(WhyCopied::OtherOwner)
-        } else if lease.is_none() {
+        } else if !unwritten.is_leased() {
             Landing::Copied(WhyCopied::NoLease)
         } else {
-            if is_memory(file.as_fd())? && allocated(&before) < size(&before) {
-                return Err(CommitReason::Sparse { bytes: size(&before), allocated: allocated(&before) });
-            }
-            fchmod(&file, Mode::from_raw_mode(0o444)).map_err(CommitReason::io("make it read-only"))?;
+            unwritten.make_read_only()?;
             match link(file.as_fd(), into_dir, into_name)? {
                 Linked::Yes => Landing::Linked,
                 Linked::No(why) => Landing::Copied(why),
             }
         };
         let bytes = match how {
-            Landing::Linked => size(&before),
+            Landing::Linked => bytes,
             Landing::Copied(_) => copy(file.as_fd(), into_dir, into_name, max_bytes)?,
         };
-        let settled = self
-            .settle(&file, &before, lease.as_ref(), how)
-            .and_then(|()| self.take_away(&file, out_dir, how));
+        let settled = settle(&unwritten, how).and_then(|()| self.take_away(&file, out_dir, how));
         settled.map(|()| FileStage { bytes, how }).inspect_err(|_| {
             let _ = unlinkat(into_dir, into_name.as_str(), AtFlags::empty());
         })
-    }
-
-    /// Looks back: did anyone write, or try to, while we worked?
-    fn settle(
-        &self,
-        file: &OwnedFd,
-        before: &Stat,
-        lease: Option<&FileLease<'_>>,
-        how: Landing,
-    ) -> Result<(), CommitReason> {
-        let unbroken = lease.map_or(Ok(true), FileLease::is_unbroken);
-        let unbroken = unbroken.map_err(|source| CommitReason::Io { doing: "ask for its lease", source })?;
-        let after = fstat(file).map_err(CommitReason::io("look at it"))?;
-        let written = (after.st_size, after.st_mtime, after.st_mtime_nsec)
-            != (before.st_size, before.st_mtime, before.st_mtime_nsec);
-        if !unbroken || written {
-            return Err(CommitReason::StillWritten);
-        }
-        match how {
-            // Ours and the payload's: a third name is one that we can't take away.
-            Landing::Linked if after.st_nlink != 2 => {
-                Err(CommitReason::HardLinked { links: links(&after).saturating_sub(1) })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Takes the payload's name for it away. For a linked file that is part of the promise: the folder may be lent
@@ -224,6 +190,18 @@ impl OutputFile {
         removed.map_err(CommitReason::io("take its name from the payload's folder"))?;
         let after = fstat(file).map_err(CommitReason::io("look at it"))?;
         sole_name(&after)
+    }
+}
+
+/// Whether nobody wrote, or gave it another name, while we worked.
+fn settle(unwritten: &Unwritten<'_>, how: Landing) -> Result<(), CommitReason> {
+    let after = unwritten.end()?;
+    match how {
+        // Ours and the payload's: a third name is one that we can't take away.
+        Landing::Linked if after.st_nlink != 2 => {
+            Err(CommitReason::HardLinked { links: links(&after).saturating_sub(1) })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -42,6 +42,7 @@ mod reader;
 mod shared;
 #[expect(unsafe_code, reason = "F_SETLEASE is in no safe wrapper, and mapping is unsafe by nature")]
 mod sys;
+mod unwritten;
 
 pub use copy::WhyCopied;
 pub use error::{CommitError, CommitReason, Kind};

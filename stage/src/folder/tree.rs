@@ -13,11 +13,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{FolderLimits, FolderStage};
-use crate::copy::{Linked, fill, is_memory, link_entry};
+use crate::copy::{Linked, fill, link_entry};
 use crate::file::{Judged, links, open_entry, open_judged};
 use crate::memory::{proc_path, reopen, within};
-use crate::reader::{allocated, size};
-use crate::{CommitReason, FileLease, LeaseError, WhyCopied};
+use crate::reader::size;
+use crate::unwritten::Unwritten;
+use crate::{CommitReason, WhyCopied};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doing {
@@ -191,32 +192,20 @@ fn land(
 ) -> Result<Landed, CommitReason> {
     let ours = judged.stat.st_uid == rustix::process::geteuid().as_raw();
     let file = open_judged(judged, ours)?;
-    let lease = match FileLease::take(&file) {
-        Ok(lease) => Some(lease),
-        Err(LeaseError::Writer) => return Err(CommitReason::StillWritten),
-        Err(LeaseError::NotOwner | LeaseError::Unsupported) => None,
-        Err(LeaseError::Io(source)) => return Err(CommitReason::Io { doing: "lease it", source }),
-    };
-    let before = fstat(&file).map_err(CommitReason::io("look at it"))?;
-    within(size(&before), max_bytes)?;
-    let why = match (ours, &lease, links(&before)) {
+    let unwritten = Unwritten::begin(&file)?;
+    let bytes = size(&unwritten.before);
+    within(bytes, max_bytes)?;
+    let why = match (ours, unwritten.is_leased(), links(&unwritten.before)) {
         (false, ..) => Some(WhyCopied::OtherOwner),
-        (true, None, _) => Some(WhyCopied::NoLease),
-        (true, Some(_), 1) => link_it(&file, &before, into, name)?,
-        (true, Some(_), _) => Some(WhyCopied::ManyNames),
+        (true, false, _) => Some(WhyCopied::NoLease),
+        (true, true, 1) => link_it(&unwritten, into, name)?,
+        (true, true, _) => Some(WhyCopied::ManyNames),
     };
     let bytes = match why {
-        None => size(&before),
+        None => bytes,
         Some(_) => copy_entry(file.as_fd(), into, name, max_bytes)?,
     };
-    let unbroken = lease.as_ref().map_or(Ok(true), FileLease::is_unbroken);
-    let unbroken = unbroken.map_err(|source| CommitReason::Io { doing: "ask for its lease", source })?;
-    let after = fstat(&file).map_err(CommitReason::io("look at it"))?;
-    let written = (after.st_size, after.st_mtime, after.st_mtime_nsec)
-        != (before.st_size, before.st_mtime, before.st_mtime_nsec);
-    if !unbroken || written {
-        return Err(CommitReason::StillWritten);
-    }
+    unwritten.end()?;
     if why.is_none() {
         // Ours must be its only name: through another its owner could make it writable again.
         unlinkat(from, name, AtFlags::empty())
@@ -230,16 +219,12 @@ fn land(
 }
 
 fn link_it(
-    file: &OwnedFd,
-    stat: &Stat,
+    unwritten: &Unwritten<'_>,
     into: BorrowedFd<'_>,
     name: &CStr,
 ) -> Result<Option<WhyCopied>, CommitReason> {
-    if is_memory(file.as_fd())? && allocated(stat) < size(stat) {
-        return Err(CommitReason::Sparse { bytes: size(stat), allocated: allocated(stat) });
-    }
-    fchmod(file, Mode::from_raw_mode(0o444)).map_err(CommitReason::io("make it read-only"))?;
-    match link_entry(file.as_fd(), into, name).map_err(CommitReason::io("link it"))? {
+    unwritten.make_read_only()?;
+    match link_entry(unwritten.file.as_fd(), into, name).map_err(CommitReason::io("link it"))? {
         Linked::Yes => Ok(None),
         Linked::No(why) => Ok(Some(why)),
     }
