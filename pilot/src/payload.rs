@@ -59,6 +59,14 @@ pub struct Payload {
     pub gang: Vec<StageName>,
 }
 
+impl Payload {
+    /// How one of its outputs is called as a stage.
+    #[must_use]
+    pub fn stage(&self, output: &StageName) -> StageUri {
+        StageUri { workflow: self.workflow.clone(), payload: self.name.clone(), output: output.clone() }
+    }
+}
+
 /// Limits of one payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {

@@ -152,7 +152,7 @@ impl Stages {
         };
         let is_shared = output.class == StageClass::Shared;
         let asked = Reservation {
-            uri: uri(payload, &output.name),
+            uri: payload.stage(&output.name),
             class,
             medium,
             max_bytes: output.max_bytes,
@@ -284,7 +284,7 @@ impl Stages {
         // Their folder goes with the last of them, and the others still have to come into it.
         let mut unwanted = Vec::new();
         for (output, open) in payload.outputs.iter().zip(outputs) {
-            let uri = uri(payload, &output.name);
+            let uri = payload.stage(&output.name);
             let Some(by_path) = land(output, open, (&from, &into), stages) else { continue };
             let by_client = made.committed.iter().find(|(made, ..)| *made == uri).map(|(.., bytes)| *bytes);
             let landed = either(output, by_path, by_client, made.dropped)?;
@@ -298,7 +298,7 @@ impl Stages {
             unwanted.extend(self.keep(payload, output, landed)?);
         }
         for output in &payload.outputs {
-            self.release(&uri(payload, &output.name), &payload.name);
+            self.release(&payload.stage(&output.name), &payload.name);
         }
         for path in unwanted {
             drop_file(&path);
@@ -328,7 +328,7 @@ impl Stages {
 
     /// Makes a stage of what a payload left; gives the path of its file if nobody wants it any more.
     fn keep(&self, payload: &Payload, output: &Output, landed: Landed) -> Result<Option<PathBuf>, Fault> {
-        let uri = uri(payload, &output.name);
+        let uri = payload.stage(&output.name);
         let mut state = self.lock();
         let (made, path) = match landed {
             Landed::Memory(stage) => (Made::Memory(stage), None),
@@ -372,7 +372,7 @@ impl Stages {
     /// Writes down which of a payload's files are held, and for whom. Without it they are made again after a restart.
     fn note(&self, payload: &Payload, stages: &Path) {
         let mut uris: Vec<StageUri> =
-            payload.outputs.iter().map(|output| uri(payload, &output.name)).collect();
+            payload.outputs.iter().map(|output| payload.stage(&output.name)).collect();
         let state = self.lock();
         uris.retain(|uri| state.files.contains_key(uri));
         let noted = move |broker: &mut Broker| -> Vec<Noted> {
@@ -516,7 +516,7 @@ impl Stages {
     pub(super) fn discard(&self, payload: &Payload) {
         // What is shared stays until the last of the gang has left.
         let kept = payload.outputs.iter().filter(|output| output.class != StageClass::Shared);
-        let uris: Vec<StageUri> = kept.map(|output| uri(payload, &output.name)).collect();
+        let uris: Vec<StageUri> = kept.map(|output| payload.stage(&output.name)).collect();
         if uris.is_empty() {
             return;
         }
@@ -707,11 +707,8 @@ fn entries(folder: &Path) -> impl Iterator<Item = (PathBuf, bool)> {
     entries.map(|entry| (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
 
-fn uri(payload: &Payload, output: &StageName) -> StageUri {
-    StageUri { workflow: payload.workflow.clone(), payload: payload.name.clone(), output: output.clone() }
-}
-
-fn open_folder(path: &Path) -> Result<OwnedFd, Fault> {
+/// Opens a folder by its own name; a link is none.
+pub(super) fn open_folder(path: &Path) -> Result<OwnedFd, Fault> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     openat(rustix::fs::CWD, path, flags, Mode::empty())
         .map_err(|errno| Fault::new(FaultClass::Slot, format!("open folder {}: {errno}", path.display())))

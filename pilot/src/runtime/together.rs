@@ -11,15 +11,17 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pilot_core::{Fault, FaultClass};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use stage::{Pipe, PipeEnd, SharedMemory, StageName, StageUri};
 use tokio::sync::Notify;
 
+use super::launching::slot_fault;
+use super::stages::open_folder;
 use crate::fault::chain;
 use crate::payload::{Output, Payload};
 
@@ -90,7 +92,7 @@ impl Together {
     ) -> Result<(), Fault> {
         let make = || -> Result<(), Fault> {
             std::fs::create_dir_all(&self.folder).map_err(|error| slot_fault(&error))?;
-            let (uri, folder) = (uri(payload, output), open(&self.folder)?);
+            let (uri, folder) = (payload.stage(&output.name), open_folder(&self.folder)?);
             let name = file_name(&uri);
             let pipe = Pipe { folder: folder.as_fd(), name: &name };
             pipe.make(mode).map_err(|error| slot_fault(&error))?;
@@ -104,7 +106,7 @@ impl Together {
     fn know_pipe(&self, payload: &Payload, output: &Output) {
         let Some((key, reader)) = key(payload).zip(output.readers.first()) else { return };
         if let Some(room) = self.lock().get_mut(&key) {
-            room.pipes.insert(uri(payload, output), reader.clone());
+            room.pipes.insert(payload.stage(&output.name), reader.clone());
         }
     }
 
@@ -116,7 +118,7 @@ impl Together {
         if let Some(key) = key(payload)
             && let Some(room) = self.lock().get_mut(&key)
         {
-            room.memory.insert(uri(payload, output), Some(memory));
+            room.memory.insert(payload.stage(&output.name), Some(memory));
         }
         Ok(lent)
     }
@@ -126,7 +128,7 @@ impl Together {
         if let Some(key) = key(payload)
             && let Some(room) = self.lock().get_mut(&key)
         {
-            room.memory.insert(uri(payload, output), None);
+            room.memory.insert(payload.stage(&output.name), None);
         }
     }
 
@@ -172,7 +174,7 @@ impl Together {
         if !self.lock().values().any(|room| room.pipes.contains_key(from)) {
             return Ok(false);
         }
-        let (folder, first) = (open(&self.folder)?, file_name(from));
+        let (folder, first) = (open_folder(&self.folder)?, file_name(from));
         let pipe = Pipe { folder: folder.as_fd(), name: &first };
         pipe.lend(into.as_fd(), name).map_err(|error| slot_fault(&error))?;
         Ok(true)
@@ -195,8 +197,8 @@ impl Together {
 
     /// A pipe of such a payload is still where it was.
     pub(super) fn find_pipe(&self, payload: &Payload, output: &Output) -> bool {
-        let Ok(folder) = open(&self.folder) else { return false };
-        let found = Pipe { folder: folder.as_fd(), name: &file_name(&uri(payload, output)) }.exists();
+        let Ok(folder) = open_folder(&self.folder) else { return false };
+        let found = Pipe { folder: folder.as_fd(), name: &file_name(&payload.stage(&output.name)) }.exists();
         if found {
             self.know_pipe(payload, output);
         }
@@ -233,7 +235,7 @@ impl Together {
     }
 
     fn clear(&self, room: Room) -> Vec<StageUri> {
-        if let Ok(folder) = open(&self.folder) {
+        if let Ok(folder) = open_folder(&self.folder) {
             for uri in room.pipes.keys() {
                 Pipe { folder: folder.as_fd(), name: &file_name(uri) }.remove();
             }
@@ -256,7 +258,7 @@ impl Together {
     fn stand_in(&self, key: &RoomKey) -> bool {
         let rooms = self.lock();
         let Some(room) = rooms.get(key) else { return false };
-        let Ok(folder) = open(&self.folder) else { return false };
+        let Ok(folder) = open_folder(&self.folder) else { return false };
         let left = |name: &StageName| room.members.get(name) == Some(&Step::Left);
         for (uri, reader) in &room.pipes {
             let name = file_name(uri);
@@ -275,26 +277,8 @@ fn key(payload: &Payload) -> Option<RoomKey> {
     Some((payload.workflow.clone(), payload.gang.first()?.clone()))
 }
 
-fn uri(payload: &Payload, output: &Output) -> StageUri {
-    StageUri {
-        workflow: payload.workflow.clone(),
-        payload: payload.name.clone(),
-        output: output.name.clone(),
-    }
-}
-
 /// At most 194 bytes: each part has at most 64. None of them has a colon, so no two stages share a file.
 fn file_name(uri: &StageUri) -> String {
     let StageUri { workflow, payload, output } = uri;
     format!("{workflow}:{payload}:{output}")
-}
-
-fn open(folder: &Path) -> Result<OwnedFd, Fault> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(folder, flags, Mode::empty())
-        .map_err(|errno| Fault::new(FaultClass::Slot, format!("open folder {}: {errno}", folder.display())))
-}
-
-fn slot_fault(error: &dyn std::error::Error) -> Fault {
-    Fault::new(FaultClass::Slot, chain(error))
 }
