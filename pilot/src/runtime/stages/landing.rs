@@ -1,0 +1,209 @@
+//! What a payload left becomes stages, is saved, or goes.
+//!
+//! **Must not know:** who reads it and how.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use pilot_core::{Fault, FaultClass};
+use stage::broker::Ended;
+use stage::server::{Content, Made, Stopped};
+use stage::{CommitError, CommitReason, MemoryStage, OutputFile, StageName, StageUri};
+
+use super::folders::{drop_file, open_folder};
+use super::opening::OpenOutput;
+use super::saving::copy_to;
+use super::{Stages, reading, stopped};
+use crate::fault::chain;
+use crate::payload::{Output, Payload, StageClass};
+
+/// What a payload left, out of its reach.
+enum Landed {
+    File { folder: PathBuf, bytes: u64 },
+    Memory(MemoryStage),
+    Value(Vec<u8>),
+    ByClient { bytes: u64 },
+}
+
+impl Stages {
+    /// Commits a payload's outputs, all of them or none; gives their bytes. `made` says what its clients committed, in the
+    /// session that has ended; `out` is where it wrote by path.
+    pub(in crate::runtime) fn commit(
+        &self,
+        payload: &Payload,
+        outputs: Vec<OpenOutput>,
+        made: &Ended,
+        (out, stages): (&Path, &Path),
+    ) -> Result<u64, Fault> {
+        let committed = self.commit_each(payload, outputs, made, (out, stages));
+        if committed.is_err() {
+            self.discard(payload);
+        }
+        committed
+    }
+
+    fn commit_each(
+        &self,
+        payload: &Payload,
+        outputs: Vec<OpenOutput>,
+        made: &Ended,
+        (out, stages): (&Path, &Path),
+    ) -> Result<u64, Fault> {
+        let (from, into) = (open_folder(out)?, open_folder(stages)?);
+        let mut total = 0;
+        // Their folder goes with the last of them, and the others still have to come into it.
+        let mut unwanted = Vec::new();
+        for (output, open) in payload.outputs.iter().zip(outputs) {
+            let uri = payload.stage(&output.name);
+            let Some(by_path) = land(output, open, (&from, &into), stages) else { continue };
+            let by_client = made.committed.iter().find(|(made, ..)| *made == uri).map(|(.., bytes)| *bytes);
+            let landed = either(output, by_path, by_client, made.dropped)?;
+            if let Some(path) = &output.save {
+                self.save(&landed, &uri, path).map_err(|error| {
+                    landed.drop_file(&output.name);
+                    unsaved(&output.name, path, &error)
+                })?;
+            }
+            total += landed.bytes();
+            unwanted.extend(self.keep(payload, output, landed)?);
+        }
+        for output in &payload.outputs {
+            self.release(&payload.stage(&output.name), &payload.name);
+        }
+        for path in unwanted {
+            drop_file(&path);
+        }
+        if self.noted {
+            self.note(payload, stages);
+        }
+        Ok(total)
+    }
+
+    fn save(&self, landed: &Landed, uri: &StageUri, path: &Path) -> std::io::Result<()> {
+        match landed {
+            Landed::File { folder, .. } => copy_to(&mut File::open(folder.join(uri.output.as_str()))?, path),
+            Landed::Memory(stage) => {
+                copy_to(&mut File::from(stage.reader().map_err(|error| error.source)?), path)
+            }
+            Landed::Value(value) => copy_to(&mut value.as_slice(), path),
+            Landed::ByClient { .. } => match self.broker.reader(uri, None) {
+                Ok(Some(content)) => match content? {
+                    Content::Memory(fd) | Content::File(fd) => copy_to(&mut File::from(fd), path),
+                    Content::Value(value) => copy_to(&mut value.as_slice(), path),
+                },
+                Ok(None) | Err(Stopped) => Err(std::io::ErrorKind::NotFound.into()),
+            },
+        }
+    }
+
+    /// Makes a stage of what a payload left; gives the path of its file if nobody wants it any more.
+    fn keep(&self, payload: &Payload, output: &Output, landed: Landed) -> Result<Option<PathBuf>, Fault> {
+        let uri = payload.stage(&output.name);
+        let mut held = self.lock();
+        let (made, path) = match landed {
+            Landed::Memory(stage) => (Made::Memory(stage), None),
+            Landed::Value(value) => (Made::Value(value), None),
+            // It is on the broker since its client committed it.
+            Landed::ByClient { .. } => return Ok(None),
+            Landed::File { folder, bytes } => {
+                (self.made(&uri, bytes)?, Some(folder.join(output.name.as_str())))
+            }
+        };
+        let kept = self.broker.insert(&uri, made, &reading(payload, output)).map_err(stopped)?;
+        match (kept, path) {
+            (Ok(true), Some(path)) => {
+                held.insert(uri, path);
+                Ok(None)
+            }
+            (Ok(true), None) => Ok(None),
+            (Ok(false), path) => Ok(path),
+            (Err(error), path) => {
+                if let Some(path) = path {
+                    drop_file(&path);
+                }
+                Err(Fault::new(FaultClass::Payload, chain(&error)))
+            }
+        }
+    }
+}
+
+/// Takes what a payload left by path, a file into the folder `stages`; `None` when nothing of it is kept.
+fn land(
+    output: &Output,
+    open: OpenOutput,
+    (from, into): (&OwnedFd, &OwnedFd),
+    stages: &Path,
+) -> Option<Result<Landed, CommitError>> {
+    let file = |file: OutputFile| file.commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name);
+    let landed = match open {
+        OpenOutput::File(open) => {
+            file(open).map(|stage| Landed::File { folder: stages.to_path_buf(), bytes: stage.bytes })
+        }
+        OpenOutput::Memory(writer) => {
+            writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error)
+        }
+        OpenOutput::Value(open) => {
+            file(open).and_then(|_| {
+                // It is the pilot's alone by now, and no larger than a value may be.
+                let path = stages.join(output.name.as_str());
+                let value = std::fs::read(&path);
+                let _ = std::fs::remove_file(&path);
+                value.map(Landed::Value).map_err(|source| CommitError {
+                    output: output.name.clone(),
+                    reason: CommitReason::Io { doing: "read it", source },
+                })
+            })
+        }
+        OpenOutput::Shared(_) | OpenOutput::Passing => return None,
+    };
+    Some(landed)
+}
+
+/// An output is made in one of two ways. `dropped` outputs were created by clients that did not commit them.
+fn either(
+    output: &Output,
+    by_path: Result<Landed, CommitError>,
+    by_client: Option<u64>,
+    dropped: usize,
+) -> Result<Landed, Fault> {
+    let wrong = |text: String| Err(Fault::new(FaultClass::Payload, text));
+    let name = &output.name;
+    match (by_path, by_client) {
+        (Ok(landed), None) => Ok(landed),
+        (Ok(landed), Some(_)) => {
+            landed.drop_file(name);
+            wrong(format!(
+                "commit output \"{name}\": it was written to /stage/out/{name} and committed by a client; make it in one way"
+            ))
+        }
+        (Err(error), _) if !matches!(error.reason, CommitReason::NotProduced) => wrong(chain(&error)),
+        (Err(_), Some(bytes)) => Ok(Landed::ByClient { bytes }),
+        (Err(error), None) if output.class == StageClass::Memory && dropped > 0 => {
+            wrong(format!("{}, and no client committed it", chain(&error)))
+        }
+        (Err(error), None) => wrong(chain(&error)),
+    }
+}
+
+impl Landed {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::File { bytes, .. } | Self::ByClient { bytes } => *bytes,
+            Self::Memory(stage) => stage.bytes(),
+            Self::Value(value) => value.len() as u64,
+        }
+    }
+
+    fn drop_file(&self, name: &StageName) {
+        if let Self::File { folder, .. } = self {
+            drop_file(&folder.join(name.as_str()));
+        }
+    }
+}
+
+fn unsaved(name: &StageName, path: &Path, error: &std::io::Error) -> Fault {
+    let path = path.display();
+    let message = format!("save output \"{name}\" to {path}: {error}; choose another folder with --out");
+    Fault::new(FaultClass::Payload, message)
+}

@@ -1,0 +1,231 @@
+//! Outputs and inputs as a payload that is about to be launched gets them, or had them from an earlier life of this pilot.
+//!
+//! **Must not know:** what becomes of an output.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use pilot_core::{Fault, FaultClass};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use stage::broker::SessionId;
+use stage::server::Content;
+use stage::{
+    Class, Lending, Medium, MemoryWriter, OutputFile, Reservation, ReserveError, StageName, StageUri,
+    lend_file,
+};
+
+use super::folders::open_folder;
+use super::{FILE_INPUTS, Stages, reading, stopped};
+use crate::fault::chain;
+use crate::payload::{Output, Payload, Source, StageClass};
+
+/// An output that a bound payload may write.
+#[derive(Debug)]
+pub(in crate::runtime) enum OpenOutput {
+    /// A file in the slot's `out` folder.
+    File(OutputFile),
+    /// Memory; the payload reaches it through the stage holder.
+    Memory(MemoryWriter),
+    /// A file in the slot's `out` folder, whose bytes are taken.
+    Value(OutputFile),
+    /// Memory that others of its gang write, too.
+    Shared(OwnedFd),
+    /// A pipe, or memory that an earlier life of this pilot lent: nothing of it is kept.
+    Passing,
+}
+
+/// An input as the shim is told of it.
+#[derive(Debug)]
+pub(in crate::runtime) enum OpenInput {
+    /// A path in the container.
+    Link(String),
+    /// Memory; what is shared in a gang may be written.
+    Memory(OwnedFd),
+}
+
+impl Stages {
+    /// Makes room for a payload's outputs and makes them, empty. What an earlier try left on the ledger is dropped.
+    pub(in crate::runtime) fn open_outputs(
+        &self,
+        payload: &Payload,
+        out: &Path,
+        foreign_uid: bool,
+    ) -> Result<Vec<OpenOutput>, Fault> {
+        self.discard(payload);
+        self.forget_shared(self.together.enter(payload));
+        let folder = open_folder(out)?;
+        let mut open = Vec::with_capacity(payload.outputs.len());
+        for output in &payload.outputs {
+            self.reserve(payload, output)?;
+            open.push(match output.class {
+                StageClass::File => OpenOutput::File(prepare(&folder, output, foreign_uid)?),
+                StageClass::Value => OpenOutput::Value(prepare(&folder, output, foreign_uid)?),
+                StageClass::Memory => {
+                    let memory = MemoryWriter::create(&output.name, Lending::ByPath);
+                    OpenOutput::Memory(memory.map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))?)
+                }
+                StageClass::Pipe => {
+                    let mode = Mode::from_raw_mode(if foreign_uid { 0o666 } else { 0o600 });
+                    self.together.make_pipe(payload, output, &folder, mode)?;
+                    OpenOutput::Passing
+                }
+                StageClass::Shared => OpenOutput::Shared(self.together.make_memory(payload, output)?),
+            });
+        }
+        Ok(open)
+    }
+
+    fn reserve(&self, payload: &Payload, output: &Output) -> Result<(), Fault> {
+        let (class, medium) = match output.class {
+            StageClass::File => (Class::File, Medium::Disk),
+            // To the ledger, what is shared is memory that is never committed.
+            StageClass::Memory | StageClass::Shared => (Class::Mem, Medium::Memory),
+            // The kernel holds at most some pages of it.
+            StageClass::Pipe => return Ok(()),
+            StageClass::Value => (Class::Value, Medium::Memory),
+        };
+        let is_shared = output.class == StageClass::Shared;
+        let asked = Reservation {
+            uri: payload.stage(&output.name),
+            class,
+            medium,
+            max_bytes: output.max_bytes,
+            // They end with the gang, and nobody else reads it.
+            readers: if is_shared { BTreeSet::new() } else { reading(payload, output) },
+        };
+        let reserved = self.broker.ask(move |broker| broker.reserve(asked)).map_err(stopped)?;
+        reserved.map_err(|error| {
+            let never = matches!(&error, ReserveError::OverBudget { max_bytes, budget_bytes, .. }
+                if max_bytes > budget_bytes);
+            let class = if never { FaultClass::Payload } else { FaultClass::Retry };
+            Fault::new(
+                class,
+                format!("{error}; lower its max_size, use class file, or give the pilot more --memory"),
+            )
+        })?;
+        if is_shared {
+            self.together.know_memory(payload, output);
+        }
+        Ok(())
+    }
+
+    /// Opens a payload's inputs for its slot: files are linked into `inputs`, memory is given by descriptor.
+    /// Where an input that lies on the host will be found, `host` says; `holder` is the payload's session at the broker.
+    pub(in crate::runtime) fn open_inputs(
+        &self,
+        payload: &Payload,
+        inputs: &Path,
+        holder: Option<SessionId>,
+        host: impl Fn(usize, &StageName, &Path) -> Result<String, Fault>,
+    ) -> Result<Vec<OpenInput>, Fault> {
+        let folder = open_folder(inputs)?;
+        let open = |index: usize, name: &StageName, source: &Source| match source {
+            Source::Host(path) => host(index, name, path).map(OpenInput::Link),
+            Source::Stage(uri) if payload.gang.contains(&uri.payload) => {
+                self.open_passing(uri, &folder, name)
+            }
+            Source::Stage(uri) => self.open_stage(uri, name, folder.as_fd(), holder),
+        };
+        payload
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(index, input)| open(index, &input.name, &input.source))
+            .collect()
+    }
+
+    fn open_passing(&self, uri: &StageUri, into: &OwnedFd, name: &StageName) -> Result<OpenInput, Fault> {
+        if self.together.lend_pipe(uri, into, name)? {
+            return Ok(OpenInput::Link(format!("{FILE_INPUTS}/{name}")));
+        }
+        match self.together.lend_memory(uri) {
+            Some(Ok(memory)) => Ok(OpenInput::Memory(memory)),
+            Some(Err(error)) => Err(Fault::new(FaultClass::Retry, chain(&error))),
+            None => Err(Fault::new(FaultClass::Retry, format!("{uri} is not there"))),
+        }
+    }
+
+    fn open_stage(
+        &self,
+        uri: &StageUri,
+        name: &StageName,
+        folder: BorrowedFd<'_>,
+        holder: Option<SessionId>,
+    ) -> Result<OpenInput, Fault> {
+        let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there"));
+        if let Some(path) = self.file(uri) {
+            let stages = open_folder(path.parent().unwrap_or(&path))?;
+            return lend_file(stages.as_fd(), &uri.output, folder, name)
+                .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
+                .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)));
+        }
+        match self.broker.reader(uri, holder).map_err(stopped)?.ok_or_else(missing)? {
+            Ok(Content::Memory(fd)) => Ok(OpenInput::Memory(fd)),
+            Ok(Content::Value(value)) => show(&value, folder, name)
+                .map(|()| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
+                .map_err(|error| Fault::new(FaultClass::Slot, format!("show input \"{name}\": {error}"))),
+            Ok(Content::File(_)) => Err(missing()),
+            Err(error) => Err(Fault::new(FaultClass::Retry, format!("open {uri}: {error}"))),
+        }
+    }
+
+    /// Goes on with the outputs of a payload that another pilot launched. `touched` says that that pilot had begun to keep
+    /// them: what has left `out` then is gone with it, since what it did not finish is removed ([`Stages::recover`]).
+    pub(in crate::runtime) fn reopen_outputs(
+        &self,
+        payload: &Payload,
+        files: &[OutputFile],
+        out: &Path,
+        touched: bool,
+    ) -> Result<Vec<OpenOutput>, Fault> {
+        let out = open_folder(out)?;
+        self.together.enter_again(payload);
+        let mut open = Vec::with_capacity(payload.outputs.len());
+        for output in &payload.outputs {
+            let name = output.name.as_str();
+            match output.class {
+                // Its gang has it, and that is enough.
+                StageClass::Shared => {
+                    self.reserve(payload, output)?;
+                    open.push(OpenOutput::Passing);
+                    continue;
+                }
+                StageClass::Pipe if self.together.find_pipe(payload, output) => {
+                    open.push(OpenOutput::Passing);
+                    continue;
+                }
+                StageClass::Pipe | StageClass::File | StageClass::Memory | StageClass::Value => {}
+            }
+            let Some(file) = files.iter().find(|file| *file.name() == output.name) else {
+                let text = format!("output \"{name}\" was in the memory of a pilot that is gone");
+                return Err(Fault::new(FaultClass::Retry, text));
+            };
+            if touched && statat(&out, name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+                let text = format!("output \"{name}\" was being kept when its pilot died");
+                return Err(Fault::new(FaultClass::Retry, text));
+            }
+            self.reserve(payload, output)?;
+            open.push(OpenOutput::File(file.clone()));
+        }
+        Ok(open)
+    }
+}
+
+fn prepare(folder: &OwnedFd, output: &Output, foreign_uid: bool) -> Result<OutputFile, Fault> {
+    let mode = if foreign_uid { 0o666 } else { 0o600 };
+    OutputFile::prepare(folder.as_fd(), &output.name, mode)
+        .map_err(|error| Fault::new(FaultClass::Slot, chain(&error)))
+}
+
+/// Makes a file of a value, for a payload that reads it by path.
+fn show(value: &[u8], folder: BorrowedFd<'_>, name: &StageName) -> std::io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let readable = Mode::from_raw_mode(0o444);
+    let mut file = File::from(openat(folder, name.as_str(), flags, readable)?);
+    // Whatever the umask is.
+    rustix::fs::fchmod(&file, readable)?;
+    file.write_all(value)
+}
