@@ -260,14 +260,13 @@ impl Work<'_> {
         self.sql
             .prepare_cached("UPDATE payloads SET tries = max(tries - 1, 0) WHERE id = ?1")?
             .execute([held.payload])?;
-        if held.cancelled {
-            self.move_to(held.payload, Code::Claimed, Code::Cancelled)?;
-            return self.skip_after(held.payload).map(drop);
-        }
-        if self.gang_is_over(held.gang)? {
-            return self.move_to(held.payload, Code::Claimed, Code::Skipped);
-        }
-        self.move_to(held.payload, Code::Claimed, Code::Ready)
+        let end = match held.cancelled {
+            true => Code::Cancelled,
+            false if self.gang_is_over(held.gang)? => Code::Skipped,
+            false => return self.move_to(held.payload, Code::Claimed, Code::Ready),
+        };
+        self.move_to(held.payload, Code::Claimed, end)?;
+        self.skip_after(held.payload).map(drop)
     }
 
     /// Ends a claim: the payload is done with, or comes back after a pause. With one claim of a gang all end.

@@ -252,6 +252,19 @@ fn name_of(index: usize) -> &'static str {
     ["single", "a", "b", "c", "after"][index % 5]
 }
 
+#[test]
+fn what_waits_for_a_member_that_is_given_back_after_its_gang_is_over_does_not_wait_for_ever() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut spool, _clock) = with_gang(folder.path(), |_| ());
+    let claims = gang(&mut spool);
+    let found = spool.find(&"run/a".parse::<Address>().expect("address")).expect("find");
+    spool.cancel(&Selection::from(&found)).expect("cancel");
+    for claim in claims {
+        spool.release(claim).expect("release");
+    }
+    assert_eq!(states(&mut spool), [State::Cancelled, State::Skipped, State::Skipped, State::Skipped]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
