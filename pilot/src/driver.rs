@@ -558,12 +558,7 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         let queue = Arc::clone(&self.queue);
         let claims: Vec<ClaimId> = ends.iter().map(|(claim, _)| *claim).collect();
         let work = async move {
-            let mut reported = queue.report_together(ends.clone()).await;
-            while let Err(Fault { class: FaultClass::Retry, message }) = &reported {
-                tracing::warn!(%message, "the queue can't be told how a gang ended; trying again");
-                tokio::time::sleep(REPORT_PAUSE).await;
-                reported = queue.report_together(ends.clone()).await;
-            }
+            let reported = insist("a gang", || queue.report_together(ends.clone())).await;
             Some(News::ReportedTogether { ends, reported })
         };
         self.effect(Errand::Queue(claims), work);
@@ -573,13 +568,8 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
         let queue = Arc::clone(&self.queue);
         let span = self.claims.get(&claim).map(|held| info_span!(parent: &held.span, "report"));
         let work = async move {
-            let mut reported = queue.report(claim, outcome.clone()).await;
-            // Its lease is renewed meanwhile, so that the outcome is still wanted when the queue can be asked again.
-            while let Err(Fault { class: FaultClass::Retry, message }) = &reported {
-                tracing::warn!(%claim, %message, "the queue can't be told how a payload ended; trying again");
-                tokio::time::sleep(REPORT_PAUSE).await;
-                reported = queue.report(claim, outcome.clone()).await;
-            }
+            let reported =
+                insist(&format!("the payload of {claim}"), || queue.report(claim, outcome.clone())).await;
             Some(News::Reported { claim, outcome, reported })
         };
         self.effect(Errand::Queue(vec![claim]), work.instrument(span.unwrap_or_else(Span::none)));
@@ -621,6 +611,23 @@ impl<Q: Queue, R: Runtime, C: Cluster> Driver<Q, R, C> {
             }
         });
         self.errands.insert(task.id(), errand);
+    }
+}
+
+/// Tells the queue how something ended until it can be told. Leases are renewed meanwhile, so that the outcome is still wanted
+/// then.
+async fn insist<T, F: Future<Output = Result<T, Fault>>>(
+    who: &str,
+    mut tell: impl FnMut() -> F,
+) -> Result<T, Fault> {
+    loop {
+        match tell().await {
+            Err(Fault { class: FaultClass::Retry, message }) => {
+                tracing::warn!(%message, "the queue can't be told how {who} ended; trying again");
+                tokio::time::sleep(REPORT_PAUSE).await;
+            }
+            told => return told,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Next {
     pub(crate) held_up: bool,
 }
 
-/// Rows that are looked at in one go.
+/// Rows that are looked at in one go, where the first of them were not enough: they are of gangs that are not all ready.
 const LOOK: i64 = 64;
 
 impl Work<'_> {
@@ -34,12 +34,14 @@ impl Work<'_> {
         let mut seen = std::collections::BTreeSet::new();
         let mut any = false;
         while room > 0 {
-            let limit = i64::try_from(room).unwrap_or(i64::MAX).max(LOOK);
+            let wanted = i64::try_from(room).unwrap_or(i64::MAX);
+            let limit = if any { wanted.max(LOOK) } else { wanted };
             let rows: Vec<(i64, i64)> = find
                 .query_map((first, last, limit), |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<Result<_, _>>()?;
             let Some((furthest, _)) = rows.last() else { break };
             (first, any) = (furthest + 1, true);
+            let is_all = i64::try_from(rows.len()).is_ok_and(|rows| rows < limit);
             for (id, gang) in rows {
                 if room == 0 {
                     break;
@@ -56,6 +58,9 @@ impl Work<'_> {
                     room = room.saturating_sub(members.len());
                     next.found.push(members);
                 }
+            }
+            if is_all {
+                break;
             }
         }
         if any || want.at_most == 0 {
@@ -143,6 +148,9 @@ impl Work<'_> {
 
     /// Whether one of a gang will not run again, so that the others are of no use.
     pub(crate) fn gang_is_over(&self, gang: i64) -> Result<bool, SpoolError> {
+        if gang == 0 {
+            return Ok(false);
+        }
         let mut find = self.sql.prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM payloads WHERE gang = ?1 AND gang <> 0 AND state IN (4, 5, 6, 7))",
         )?;

@@ -357,23 +357,9 @@ impl Queue for WorkflowQueue {
     }
 
     async fn report(&self, claim: ClaimId, outcome: Outcome) -> Result<Reported, Fault> {
-        let mut state = self.lock();
-        let index = *state.claims.get(&claim).ok_or_else(|| unknown_claim(claim))?;
-        if self.gangs[index].len() > 1 {
-            let said = BTreeMap::from([(index, outcome)]);
-            let mut answers = self.settle_gang(&mut state, &self.gangs[index], said);
-            drop(state);
-            self.ready.notify_one();
-            return Ok(answers.remove(&claim).unwrap_or(Reported::Retried));
-        }
-        state.claims.remove(&claim);
-        let entry = &self.entries[index];
-        let before = state.attempts[index];
-        let decision = retry::decide(&outcome, before, entry.retries, entry.at_most_once, Jitter::NONE);
-        let reported = self.settle(&mut state, index, outcome, decision);
-        drop(state);
-        self.ready.notify_one();
-        Ok(reported)
+        // One that is for itself is a gang of one.
+        let mut answers = self.report_together(vec![(claim, outcome)]).await?;
+        answers.pop().ok_or_else(|| unknown_claim(claim))
     }
 
     async fn release(&self, claim: ClaimId, _why: ReleaseWhy) -> Result<(), Fault> {
