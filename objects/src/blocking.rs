@@ -45,19 +45,44 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce(&Abandoned) ->
     }
 }
 
-/// Reads all of a source, hashing, and gives the pieces on. `Err(Interrupted)` when it is abandoned.
-pub(crate) fn each_piece(
+/// The digest of all of a source. `Err(Interrupted)` when it is abandoned.
+pub(crate) fn digest_of(source: &Source, bytes: u64, abandoned: &Abandoned) -> io::Result<Digest> {
+    each_piece(source, bytes, abandoned, |error| error, |_, _| Ok(()))
+}
+
+/// Which side of a copy failed.
+#[derive(Debug)]
+pub(crate) enum Uncopied {
+    /// What is copied. `Interrupted` when it is abandoned.
+    Unread(io::Error),
+    /// What it is copied into.
+    Unwritten(io::Error),
+}
+
+/// Copies all of a source to the start of a file, and gives its digest.
+pub(crate) fn copy(
     source: &Source,
     bytes: u64,
     abandoned: &Abandoned,
-    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
-) -> io::Result<Digest> {
+    into: &File,
+) -> Result<Digest, Uncopied> {
+    let write = |at, piece: &[u8]| into.write_all_at(piece, at).map_err(Uncopied::Unwritten);
+    each_piece(source, bytes, abandoned, Uncopied::Unread, write)
+}
+
+fn each_piece<E>(
+    source: &Source,
+    bytes: u64,
+    abandoned: &Abandoned,
+    unread: impl Fn(io::Error) -> E,
+    mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<Digest, E> {
     let mut hashing = Hashing::default();
     let mut offset = 0;
     while offset < bytes {
-        abandoned.check()?;
+        abandoned.check().map_err(&unread)?;
         let length = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(PIECE_BYTES);
-        let piece = source.piece(offset, length)?;
+        let piece = source.piece(offset, length).map_err(&unread)?;
         hashing.update(&piece);
         each(offset, &piece)?;
         offset += length as u64;

@@ -4,11 +4,11 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::blocking::{Abandoned, each_piece, reserve};
+use crate::blocking::{Abandoned, Uncopied, copy, digest_of, reserve};
 use crate::tier::{Head, Listed, Planned, Stored};
 use crate::unfinished::{self, Unfinished};
 use crate::{Digest, ObjectError, ObjectUrl, Source};
@@ -63,13 +63,11 @@ pub(crate) fn put(
     let unfinished = Unfinished::beside(path).map_err(failed)?;
     let file = Arc::clone(unfinished.file());
     reserve(&file, plan.bytes).map_err(failed)?;
-    let mut wrote = Ok(());
-    let copied = each_piece(source, plan.bytes, abandoned, |at, piece| {
-        wrote = file.write_all_at(piece, at);
-        if wrote.is_ok() { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
+    let copied = copy(source, plan.bytes, abandoned, &file).map_err(|uncopied| match uncopied {
+        Uncopied::Unread(error) => plan.unreadable(url, &error),
+        Uncopied::Unwritten(error) => failed(error),
     });
-    wrote.map_err(failed)?;
-    plan.check(url, copied.map_err(|error| plan.unreadable(url, &error))?)?;
+    plan.check(url, copied?)?;
     match unfinished.publish(path, plan.overwrite) {
         Ok(()) => {}
         // Somebody was quicker, perhaps with the same.
@@ -96,7 +94,7 @@ fn same(
     if metadata.len() != plan.bytes {
         return Ok(None);
     }
-    let read = each_piece(&Source::from(file), plan.bytes, abandoned, |_, _| Ok(()));
+    let read = digest_of(&Source::from(file), plan.bytes, abandoned);
     let found = read.map_err(|error| ObjectError::file(url, path, &error))?;
     let stored = Stored { bytes: plan.bytes, digest: plan.digest, etag: Some(etag(metadata)), already: true };
     Ok((found == plan.digest).then_some(stored))
@@ -117,16 +115,11 @@ pub(crate) fn fetch(
         return Err(changed());
     }
     let file = Arc::new(file);
-    let mut wrote = Ok(());
     let source = Source::File(Arc::clone(&file));
-    let copied = each_piece(&source, known.bytes, abandoned, |at, piece| {
-        wrote = into.write_all_at(piece, at);
-        if wrote.is_ok() { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
-    });
-    wrote.map_err(|error| ObjectError::local(name, &error))?;
-    let digest = copied.map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => changed(),
-        _ => ObjectError::file(url, path, &error),
+    let digest = copy(&source, known.bytes, abandoned, into).map_err(|uncopied| match uncopied {
+        Uncopied::Unwritten(error) => ObjectError::local(name, &error),
+        Uncopied::Unread(error) if error.kind() == io::ErrorKind::UnexpectedEof => changed(),
+        Uncopied::Unread(error) => ObjectError::file(url, path, &error),
     })?;
     let after = file.metadata().map_err(|error| ObjectError::file(url, path, &error))?;
     if etag(&after) == etag(&before) { Ok(digest) } else { Err(changed()) }

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
 
-use crate::blocking::{Abandoned, blocking, each_piece, reserve};
+use crate::blocking::{Abandoned, blocking, digest_of, reserve};
 use crate::tier::{Expect, Head, ObjectTier};
 use crate::unfinished::sync_folder;
 use crate::{Digest, ObjectError, ObjectUrl, Source};
@@ -311,7 +311,7 @@ fn name(server: &str, url: &ObjectUrl, known: &Head) -> String {
 fn verify(url: &ObjectUrl, held: &Held, expected: Digest, abandoned: &Abandoned) -> Result<(), ObjectError> {
     let failed = |error: io::Error| ObjectError::local(Path::new("the cached file"), &error);
     let source = Source::from(held.file.try_clone().map_err(failed)?);
-    let found = each_piece(&source, held.bytes, abandoned, |_, _| Ok(())).map_err(failed)?;
+    let found = digest_of(&source, held.bytes, abandoned).map_err(failed)?;
     if found == expected {
         return Ok(());
     }

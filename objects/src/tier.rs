@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::blocking::{blocking, each_piece, reserve};
+use crate::blocking::{blocking, digest_of, reserve};
 use crate::s3::Buckets;
 use crate::settings::{Settings, SettingsError};
 use crate::unfinished::Unfinished;
@@ -318,7 +318,7 @@ impl ObjectTier {
                 self.buckets.fetch(url, bucket, key, known, file, name).await?;
                 // Ranges come in any order, so they are hashed where they are: what is on the disk is what counts.
                 let source = Source::File(Arc::clone(file));
-                let hashed = blocking(move |a| each_piece(&source, bytes, a, |_, _| Ok(()))).await;
+                let hashed = blocking(move |a| digest_of(&source, bytes, a)).await;
                 hashed.map_err(|error| ObjectError::local(name, &error))
             }
             Place::File(path) => {
@@ -343,6 +343,6 @@ async fn plan(url: &ObjectUrl, source: &Source, put: Put) -> Result<Planned, Obj
         return Ok(known);
     }
     let source = source.clone();
-    let hashed = blocking(move |abandoned| each_piece(&source, bytes, abandoned, |_, _| Ok(()))).await;
+    let hashed = blocking(move |abandoned| digest_of(&source, bytes, abandoned)).await;
     Ok(Planned { digest: hashed.map_err(|error| known.unreadable(url, &error))?, ..known })
 }
