@@ -58,7 +58,8 @@ fn rows(host: &Host, run: &str) -> Vec<(String, String, u64)> {
 fn until_succeeded(host: &Host, run: &str, longest: Duration) {
     let done = || rows(host, run).iter().all(|(_, state, _)| state == "succeeded");
     assert!(within(longest, done), "{:?}", rows(host, run));
-    assert!(rows(host, run).iter().all(|(.., tries)| *tries == 1), "{:?}", rows(host, run));
+    let once = rows(host, run).iter().all(|(.., tries)| *tries == 1);
+    assert!(once, "{:?}", rows(host, run));
 }
 
 /// A payload of another image than [`sh`]'s.
@@ -91,7 +92,8 @@ fn without_an_api_server_payloads_go_on_results_come_and_warm_slots_take_more() 
     let claimed = || rows(&host, &bound).iter().all(|(_, state, _)| state == "claimed" || state == "running");
     assert!(within(SOON, claimed), "{:?}", rows(&host, &bound));
     away.back();
-    until_succeeded(&host, &bound, SOON);
+    // The kubelet waits longer and longer between its own calls to the server: half a minute and more on a busy machine.
+    until_succeeded(&host, &bound, 2 * SOON);
     let now = host.pilot();
     assert_eq!(now.map(|pilot| pilot.pid), pilot.map(|pilot| pilot.pid), "the pilot was restarted");
     let up = || {

@@ -23,6 +23,9 @@ use crate::fault::chain;
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// The kubelet says within a second or two whether there is room.
 const RESIZE_WAIT: Duration = Duration::from_secs(10);
+/// How long it may say that the right is missing before that is believed: one that is just started answers before it has read who
+/// may do what, and then nobody may. Measured on a busy node: several seconds.
+const FORBIDDEN_WAIT: Duration = Duration::from_secs(20);
 /// Between two tries; doubles to the second one.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
@@ -44,7 +47,46 @@ impl std::fmt::Debug for OwnPod {
 enum Refusal {
     /// Nobody answered, or nobody who could: the same request may go well in a moment.
     Again(Fault),
+    /// It may not be so: see [`FORBIDDEN_WAIT`].
+    Doubtful(Fault),
     Final(Fault),
+}
+
+/// A request that is made until it is done, refused or late.
+struct Tries {
+    pause: Duration,
+    until: Instant,
+    /// Since when nothing but [`Refusal::Doubtful`] is heard.
+    doubtful: Option<Instant>,
+}
+
+impl Tries {
+    fn new(until: Instant) -> Self {
+        Self { pause: PAUSES[0], until, doubtful: None }
+    }
+
+    /// Waits for the next try, if there is to be one.
+    async fn wait(&mut self, refusal: Refusal) -> Result<(), Fault> {
+        let now = Instant::now();
+        let (fault, until) = match refusal {
+            Refusal::Final(fault) => return Err(fault),
+            Refusal::Again(fault) => {
+                self.doubtful = None;
+                (fault, self.until)
+            }
+            Refusal::Doubtful(fault) => {
+                let since = *self.doubtful.get_or_insert(now);
+                (fault, self.until.min(since + FORBIDDEN_WAIT))
+            }
+        };
+        if now + self.pause > until {
+            return Err(fault);
+        }
+        tracing::debug!(%fault, "asking the API server again");
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSES[1]);
+        Ok(())
+    }
 }
 
 /// The answer to a change of the pod.
@@ -94,7 +136,7 @@ impl OwnPod {
     pub(super) async fn look(&self) -> Result<Pod, Fault> {
         match self.patch(None, &json!({})).await {
             Ok(pod) => Ok(pod),
-            Err(Refusal::Again(fault) | Refusal::Final(fault)) => Err(fault),
+            Err(Refusal::Again(fault) | Refusal::Doubtful(fault) | Refusal::Final(fault)) => Err(fault),
         }
     }
 
@@ -157,24 +199,24 @@ impl OwnPod {
     ) -> Result<(), Fault> {
         let change = json!({"stringData": {".dockerconfigjson": auth_file.to_string()}});
         let (params, patch) = (PatchParams::default(), Patch::Merge(&change));
-        let mut pause = PAUSES[0];
+        let mut tries = Tries::new(until);
         loop {
             self.count();
             let asked = self.secrets.patch(secret, &params, &patch);
             match judged(tokio::time::timeout(ANSWER_WAIT, asked).await, "give the node the image's login") {
                 Ok(_) => return Ok(()),
-                Err(refusal) => wait(refusal, &mut pause, until).await?,
+                Err(refusal) => tries.wait(refusal).await?,
             }
         }
     }
 
     /// Tries until it is done, refused or late.
     async fn insist(&self, part: Option<&str>, change: &Value, until: Instant) -> Result<Changed, Fault> {
-        let (mut pause, mut asked_before) = (PAUSES[0], false);
+        let (mut tries, mut asked_before) = (Tries::new(until), false);
         loop {
             match self.patch(part, change).await {
                 Ok(pod) => return Ok(Changed { pod, asked_before }),
-                Err(refusal) => wait(refusal, &mut pause, until).await?,
+                Err(refusal) => tries.wait(refusal).await?,
             }
             asked_before = true;
         }
@@ -204,19 +246,6 @@ pub(crate) fn annotation(slot: &str) -> String {
     format!("latebind.dev/{slot}")
 }
 
-async fn wait(refusal: Refusal, pause: &mut Duration, until: Instant) -> Result<(), Fault> {
-    match refusal {
-        Refusal::Final(fault) => Err(fault),
-        Refusal::Again(fault) if Instant::now() + *pause > until => Err(fault),
-        Refusal::Again(fault) => {
-            tracing::debug!(%fault, "asking the API server again");
-            tokio::time::sleep(*pause).await;
-            *pause = (*pause * 2).min(PAUSES[1]);
-            Ok(())
-        }
-    }
-}
-
 type Answer<T> = Result<kube::Result<T>, tokio::time::error::Elapsed>;
 
 /// Tells what may go well next time from what will not, and whose fault it is.
@@ -242,8 +271,12 @@ fn judged<T>(answer: Answer<T>, what: &str) -> Result<T, Refusal> {
         403 if text.contains("exceeded quota") || text.contains("enough allocatable resources") => {
             Refusal::Final(fault(FaultClass::Retry))
         }
-        // The token, or the right, or the pod is not there.
-        400 | 403 | 404 | 405 => Refusal::Final(fault(FaultClass::Pilot)),
+        // A webhook's word about an image; they choose the code themselves.
+        400 | 403 if text.contains("denied the request") => Refusal::Final(fault(FaultClass::Payload)),
+        // The right is not there, or not yet.
+        403 => Refusal::Doubtful(fault(FaultClass::Pilot)),
+        // The pod is not there, or this server is none.
+        400 | 404 | 405 => Refusal::Final(fault(FaultClass::Pilot)),
         // 401 is a token that is just being renewed; 409 somebody else's change at the same moment; 429 and 5xx a server that
         // is busy or being started.
         _ => Refusal::Again(fault(FaultClass::Retry)),

@@ -104,11 +104,25 @@ async fn a_bind_says_what_shall_be_and_asks_again_in_the_same_words_whatever_wen
 
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_is_not_asked_again() {
-    for (code, class) in [(422, FaultClass::Payload), (403, FaultClass::Pilot), (404, FaultClass::Pilot)] {
+    for (code, class) in [(422, FaultClass::Payload), (404, FaultClass::Pilot)] {
         let (done, heard, _) = bind(&[Does::Code(409), Does::Code(code)]).await;
         assert_eq!(done.err().expect("refused").class, class, "{code}");
         assert_eq!(heard.len(), 2, "{code}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_not_read_yet_who_may_do_what_is_asked_again_and_one_that_has_is_believed() {
+    use Does::{Breaks, Code, Well};
+    let (done, heard, _) = bind(&[Breaks, Code(403), Code(403), Code(403), Well]).await;
+    assert!(done.is_ok() && heard.len() == 5, "{}", heard.len());
+    let (done, _, took) = bind(&[Code(403)]).await;
+    assert_eq!(done.err().expect("refused").class, FaultClass::Pilot);
+    assert!(took > FORBIDDEN_WAIT - PAUSES[1] && took <= FORBIDDEN_WAIT, "{took:?}");
+    // Since it said something else, it may have been started anew.
+    let often: Vec<Does> = [[Code(403); 9].as_slice(), &[Breaks]].concat();
+    let (done, heard, _) = bind(&[often.as_slice(), &often, &[Well]].concat()).await;
+    assert!(done.is_ok() && heard.len() == 21, "{}", heard.len());
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,37 +2,46 @@ use kube::core::Status;
 
 use super::*;
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asks {
+    Again,
+    ForAWhile,
+    Never,
+}
+
 /// What the API server's answer amounts to: whether to ask again, and whose fault it is.
-fn of(code: u16, message: &str) -> (bool, Fault) {
+fn of(code: u16, message: &str) -> (Asks, Fault) {
     let status = Status::failure(message, "").with_code(code);
     split(Ok(Err(kube::Error::Api(Box::new(status)))))
 }
 
-fn split(answer: Answer<()>) -> (bool, Fault) {
+fn split(answer: Answer<()>) -> (Asks, Fault) {
     match judged(answer, "change the pilot's pod") {
-        Err(Refusal::Again(fault)) => (true, fault),
-        Err(Refusal::Final(fault)) => (false, fault),
+        Err(Refusal::Again(fault)) => (Asks::Again, fault),
+        Err(Refusal::Doubtful(fault)) => (Asks::ForAWhile, fault),
+        Err(Refusal::Final(fault)) => (Asks::Never, fault),
         Ok(()) => panic!("it was no refusal"),
     }
 }
 
 #[test]
 fn each_code_means_again_or_never_and_is_somebodys_fault() {
+    use Asks::{Again, ForAWhile, Never};
     use FaultClass::{Payload, Pilot, Retry};
     let table = [
-        (400, false, Pilot),
-        (401, true, Retry),
-        (403, false, Pilot),
-        (404, false, Pilot),
-        (405, false, Pilot),
-        (409, true, Retry),
-        (410, true, Retry),
-        (422, false, Payload),
-        (429, true, Retry),
-        (500, true, Retry),
-        (502, true, Retry),
-        (503, true, Retry),
-        (504, true, Retry),
+        (400, Never, Pilot),
+        (401, Again, Retry),
+        (403, ForAWhile, Pilot),
+        (404, Never, Pilot),
+        (405, Never, Pilot),
+        (409, Again, Retry),
+        (410, Again, Retry),
+        (422, Never, Payload),
+        (429, Again, Retry),
+        (500, Again, Retry),
+        (502, Again, Retry),
+        (503, Again, Retry),
+        (504, Again, Retry),
     ];
     for (code, again, class) in table {
         let (asks_again, fault) = of(code, "no");
@@ -48,7 +57,15 @@ fn a_quota_that_is_used_up_may_have_room_later() {
         "pods \"pilot\" is forbidden: node didn't have enough allocatable resources: cpu, requested: 2300";
     for said in [quota, node] {
         let (again, fault) = of(403, said);
-        assert_eq!((again, fault.class), (false, FaultClass::Retry));
+        assert_eq!((again, fault.class), (Asks::Never, FaultClass::Retry));
+    }
+}
+
+#[test]
+fn an_image_that_a_webhook_denies_is_its_payloads_fault_whatever_the_code() {
+    for code in [400, 403] {
+        let (again, fault) = of(code, "admission webhook \"images.example\" denied the request: not signed");
+        assert_eq!((again, fault.class), (Asks::Never, FaultClass::Payload), "{code}");
     }
 }
 
@@ -61,26 +78,27 @@ fn a_servers_word_of_several_lines_becomes_one() {
 fn a_server_that_is_not_there_is_asked_again() {
     let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
     let (again, fault) = split(Ok(Err(kube::Error::Service(Box::new(refused)))));
-    assert!(again && fault.class == FaultClass::Retry, "{fault}");
+    assert!(again == Asks::Again && fault.class == FaultClass::Retry, "{fault}");
 }
 
 #[tokio::test]
 async fn a_server_that_says_nothing_is_asked_again_until_it_is_late() {
     let elapsed = tokio::time::timeout(Duration::ZERO, std::future::pending::<()>()).await;
     let (again, fault) = split(Err(elapsed.expect_err("nobody answers")));
-    assert!(again && fault.message.contains("did not answer in 10 s"), "{fault}");
-    let until = Instant::now() + Duration::from_secs(1);
-    let mut pause = Duration::from_millis(1);
-    assert_eq!(wait(Refusal::Again(fault.clone()), &mut pause, until).await, Ok(()));
-    assert_eq!(pause, Duration::from_millis(2));
+    assert!(again == Asks::Again && fault.message.contains("did not answer in 10 s"), "{fault}");
+    let mut tries = Tries::new(Instant::now() + Duration::from_secs(1));
+    tries.pause = Duration::from_millis(1);
+    assert_eq!(tries.wait(Refusal::Again(fault.clone())).await, Ok(()));
+    assert_eq!(tries.pause, Duration::from_millis(2));
     // A try that would come too late is not waited for.
-    assert_eq!(wait(Refusal::Again(fault.clone()), &mut PAUSES[1].clone(), until).await, Err(fault));
+    tries.pause = PAUSES[1];
+    assert_eq!(tries.wait(Refusal::Again(fault.clone())).await, Err(fault));
 }
 
 #[tokio::test]
 async fn what_will_not_change_is_not_waited_for() {
     let fault = Fault::new(FaultClass::Payload, "no");
-    let (mut pause, until) = (PAUSES[0], Instant::now() + ANSWER_WAIT);
-    assert_eq!(wait(Refusal::Final(fault.clone()), &mut pause, until).await, Err(fault));
-    assert_eq!(pause, PAUSES[0]);
+    let mut tries = Tries::new(Instant::now() + ANSWER_WAIT);
+    assert_eq!(tries.wait(Refusal::Final(fault.clone())).await, Err(fault));
+    assert_eq!(tries.pause, PAUSES[0]);
 }
