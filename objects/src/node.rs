@@ -42,6 +42,7 @@ pub struct OncePerNode {
 #[derive(Debug)]
 pub struct Held {
     file: File,
+    path: PathBuf,
     bytes: u64,
     digest: Option<Digest>,
     fetched: bool,
@@ -52,6 +53,12 @@ impl Held {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Where it lies in the cache, for mounting it read-only.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Its length.
@@ -162,7 +169,8 @@ impl OncePerNode {
             // Who does not go on for as long as a range may take was stopped, or hangs.
             let alone = waited > self.tier.limits().request;
             let begun = blocking(move |abandoned| cache.begin(&wanted, bytes, alone, abandoned)).await;
-            let held = |file, digest, fetched| Held { file, bytes, digest, fetched };
+            let path = self.content(&name);
+            let held = |file, digest, fetched| Held { file, path, bytes, digest, fetched };
             match begun? {
                 Begun::There(file) => {
                     let held = held(file, digest, false);

@@ -123,7 +123,11 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    pub(crate) fn check(&self) -> Result<(), SettingsError> {
+    /// Whether they can be used, without trying it.
+    ///
+    /// # Errors
+    /// An endpoint that is none, plain http to another machine, parts that S3 does not take.
+    pub fn check(&self) -> Result<(), SettingsError> {
         let limits = &self.limits;
         if !(5 << 20..=5 << 30).contains(&limits.part_bytes) || !(1..=64).contains(&limits.parts_at_once) {
             return Err(SettingsError::Parts(limits.part_bytes, limits.parts_at_once));

@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// S3's bound on a key, in bytes.
 const KEY_BYTES_MAX: usize = 1024;
 /// Linux's PATH_MAX without the final zero.
@@ -14,7 +16,8 @@ const PATH_BYTES_MAX: usize = 4095;
 const PART_BYTES_MAX: usize = 255;
 
 /// The name of an object that outlives runs. Displayed as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ObjectUrl(Place);
 
 /// Where an object is.
@@ -101,6 +104,20 @@ impl FromStr for ObjectUrl {
         } else {
             Err(UrlError::Scheme(shown(text)))
         }
+    }
+}
+
+impl TryFrom<String> for ObjectUrl {
+    type Error = UrlError;
+
+    fn try_from(text: String) -> Result<Self, UrlError> {
+        text.parse()
+    }
+}
+
+impl From<ObjectUrl> for String {
+    fn from(url: ObjectUrl) -> Self {
+        url.to_string()
     }
 }
 

@@ -9,6 +9,7 @@ mod settings;
 use std::path::{Path, PathBuf};
 
 pub use self::settings::{AttachChoice, Backend, Settings};
+use crate::object_access::{Given, ObjectAccess};
 pub use crate::surroundings::Surroundings;
 use crate::units::MilliCpu;
 
@@ -40,6 +41,12 @@ pub struct Config {
     pub store: PathBuf,
     /// How registries are reached.
     pub registry_access: image_store::RegistryAccess,
+    /// How objects are reached.
+    pub object_access: ObjectAccess,
+    /// Most bytes of fetched objects that are kept.
+    pub object_cache_bytes: u64,
+    /// Folders below which `file://` outputs may be saved.
+    pub save_under: Vec<PathBuf>,
     /// Slots, sockets, metadata trees.
     pub state_dir: PathBuf,
     /// Work folders and file stages.
@@ -102,6 +109,18 @@ pub enum ConfigError {
         /// Why not, and what would do.
         reason: &'static str,
     },
+    /// The certificates of the object server can't be read.
+    #[error("read the certificates {}", path.display())]
+    Certificates {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The object server's certificates or address can't be used.
+    #[error("{0}")]
+    Objects(#[from] objects::SettingsError),
     /// No shim beside the pilot and none named.
     #[error("find payload-shim at {}: build it with ./build, or name it with --shim", path.display())]
     NoShim {
@@ -123,6 +142,8 @@ const MEMORY_SHARE_PERCENT: u64 = 80;
 const UID_BASE: u32 = 2_000_000_000;
 /// Ten minutes: time for an admin, or a supervisor, to start the pilot again.
 const ORPHAN_GRACE_MS: u32 = 600_000;
+/// Some large inputs for all slots, on the disk that payloads work on.
+const OBJECT_CACHE_BYTES: u64 = 10 << 30;
 /// More slots than this help nobody on one machine and cost a folder and a uid each.
 const SLOTS_MAX: u32 = 1024;
 
@@ -151,76 +172,62 @@ impl Config {
     /// When a value can't work here.
     pub fn new(settings: Settings, around: &Surroundings) -> Result<Self, ConfigError> {
         let place = PodPlace::of(&settings);
-        let Settings {
-            settings: _,
-            backend: _,
-            store,
-            registries,
-            registry_auth,
-            spool: _,
-            state_dir,
-            scratch_dir,
-            shim,
-            attach,
-            uid_base,
-            slots,
-            cpu,
-            memory,
-            reuse,
-            orphan_grace_ms,
-            name,
-            bind_ahead,
-            idle_ms,
-            lifetime_ms,
-            metrics: _,
-            // See PodPlace.
-            share: _,
-            pod: _,
-            namespace: _,
-            idle_image: _,
-            pull_secret: _,
-            prefetch: _,
-            resize: _,
-            // Of the manifest; a pilot in a pod reads them there.
-            mount: _,
-            log_max,
-            log_format: _,
-        } = settings;
-        let name = name.unwrap_or_else(|| "pilot".to_owned());
+        let name = settings.name.unwrap_or_else(|| "pilot".to_owned());
         if stage::StageName::new(&name).is_err() {
             let reason =
                 "it must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit";
             return Err(ConfigError::Value { name: "name", value: name, reason });
         }
-        let (slots, cpu_millis) = shares(slots, cpu, around)?;
+        let (slots, cpu_millis) = shares(settings.slots, settings.cpu, around)?;
         let tmp = around.tmp_dir.clone().unwrap_or_else(|| PathBuf::from("/tmp"));
         let runtime = || match &around.runtime_dir {
             Some(folder) => folder.join("latebind"),
             None => PathBuf::from(format!("/dev/shm/latebind-{}", around.uid)),
         };
         Ok(Self {
-            store: store_folder(store, around)?,
-            registry_access: crate::registries::registry_access(registries, registry_auth, around)?,
-            state_dir: absolute(state_dir.unwrap_or_else(runtime)),
+            store: store_folder(settings.store, around)?,
+            registry_access: crate::registries::registry_access(
+                settings.registries,
+                settings.registry_auth,
+                around,
+            )?,
+            object_access: ObjectAccess::new(
+                Given {
+                    endpoint: settings.s3_endpoint,
+                    region: settings.s3_region,
+                    ca: settings.s3_ca,
+                    allow_http: settings.s3_allow_http,
+                },
+                around,
+            )?,
+            object_cache_bytes: settings.object_cache.map_or(OBJECT_CACHE_BYTES, |bytes| bytes.0),
+            save_under: settings.save_under.into_iter().map(absolute).collect(),
+            state_dir: absolute(settings.state_dir.unwrap_or_else(runtime)),
             scratch_dir: absolute(
-                scratch_dir.unwrap_or_else(|| tmp.join(format!("latebind-{}", around.uid))),
+                settings.scratch_dir.unwrap_or_else(|| tmp.join(format!("latebind-{}", around.uid))),
             ),
             // In a pod the slots bring it.
-            shim: if place.is_none() { find_shim(shim, around)? } else { PathBuf::new() },
+            shim: if place.is_none() { find_shim(settings.shim, around)? } else { PathBuf::new() },
             place,
-            attach: attach.unwrap_or_default(),
-            uid_base: uid_base.unwrap_or(UID_BASE),
+            attach: settings.attach.unwrap_or_default(),
+            uid_base: settings.uid_base.unwrap_or(UID_BASE),
             slots,
             cpu_millis,
-            memory_bytes: memory
+            memory_bytes: settings
+                .memory
                 .map_or(around.memory_available_bytes / 100 * MEMORY_SHARE_PERCENT, |memory| memory.0),
             name,
-            bind_ahead: bind_ahead.unwrap_or(slots).min(SLOTS_MAX),
-            idle_ms,
-            lifetime_ms,
-            reuse: reuse.unwrap_or(true),
-            orphan_grace_ms: orphan_grace_ms.unwrap_or(ORPHAN_GRACE_MS).min(wire::slot::GRACE_MS_MAX),
-            log_max_bytes: log_max.map_or(crate::runtime::logs::LogLimit::default().0, |bytes| bytes.0),
+            bind_ahead: settings.bind_ahead.unwrap_or(slots).min(SLOTS_MAX),
+            idle_ms: settings.idle_ms,
+            lifetime_ms: settings.lifetime_ms,
+            reuse: settings.reuse.unwrap_or(true),
+            orphan_grace_ms: settings
+                .orphan_grace_ms
+                .unwrap_or(ORPHAN_GRACE_MS)
+                .min(wire::slot::GRACE_MS_MAX),
+            log_max_bytes: settings
+                .log_max
+                .map_or(crate::runtime::logs::LogLimit::default().0, |bytes| bytes.0),
         })
     }
 }

@@ -5,14 +5,15 @@
 //! **Must not know:** queues, slots, what is done with an entry.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use objects::{ObjectUrl, UrlError};
 use pilot_core::{Fault, FaultClass};
 use stage::{StageName, StageUri};
 
 use crate::fault::chain;
-use crate::payload::{Input, Output, Payload, Resources, Source, StageClass};
+use crate::payload::{Input, Output, Payload, Resources, Save, Source, StageClass};
 use crate::queue::workflow::Entry;
 use crate::workflow::{self, Plan, PlannedPayload};
 
@@ -48,6 +49,40 @@ fn name(text: &str) -> Result<StageName, Fault> {
     StageName::new(text).map_err(|error| Fault::new(FaultClass::Payload, error.to_string()))
 }
 
+fn object(text: &str) -> Result<ObjectUrl, Fault> {
+    text.parse().map_err(|error: UrlError| Fault::new(FaultClass::Payload, error.to_string()))
+}
+
+/// Where results go, or where the file says.
+fn save(to: &str, out: &Path) -> Result<Save, Fault> {
+    if !to.starts_with("s3://") && !to.starts_with("file://") {
+        return Ok(Save::File(out.join(to)));
+    }
+    let url = object(to)?;
+    Ok(url.path().map(Path::to_owned).map_or(Save::Object(url), Save::File))
+}
+
+/// Refuses files outside of the folder for results that no setting allows: a workflow file may come from elsewhere.
+///
+/// # Errors
+/// The first that is not allowed, with the setting that allows it.
+pub fn saves_allowed(entries: &[Entry], out: &Path, allowed: &[PathBuf]) -> Result<(), Fault> {
+    let outputs = entries.iter().flat_map(|entry| &entry.payload.outputs);
+    let mut files = outputs.filter_map(|output| output.save.as_ref()?.file());
+    let stray = files.find(|path| !path.starts_with(out) && !allowed.iter().any(|at| path.starts_with(at)));
+    match stray {
+        None => Ok(()),
+        Some(path) => {
+            let folder = path.parent().unwrap_or(path).display();
+            let text = format!(
+                "save file://{}: it is outside of the folder for results; allow it with --save-under {folder}",
+                path.display()
+            );
+            Err(Fault::new(FaultClass::Payload, text))
+        }
+    }
+}
+
 /// The reference, its path absolute.
 fn image(plan: &Plan, spec: &workflow::PayloadSpec) -> Result<String, Fault> {
     let reference: image_store::Reference = spec.image.parse().map_err(|error| {
@@ -69,6 +104,7 @@ fn payload(
     let input = |input: &workflow::PlannedInput| {
         let source = match &input.source {
             workflow::InputSource::Host(path) => Source::Host(path.clone()),
+            workflow::InputSource::Object(url) => Source::Object(object(url)?),
             workflow::InputSource::Stage { producer, output } => {
                 let missing =
                     || Fault::new(FaultClass::Pilot, "an input names a payload that is not planned");
@@ -91,7 +127,7 @@ fn payload(
                 workflow::model::OutputClass::Shared => StageClass::Shared,
             },
             max_bytes: output.max_bytes,
-            save: planned.save_path(output).map(|path| out.join(path)),
+            save: planned.save_to(output).map(|to| save(&to, out)).transpose()?,
             readers: readers.get(&(planned.id, index)).cloned().unwrap_or_default(),
         })
     };

@@ -20,6 +20,7 @@ pub mod entries;
 pub mod fault;
 pub mod metrics;
 pub mod mounts;
+pub mod object_access;
 pub mod payload;
 pub mod pod;
 pub mod ports;

@@ -3,8 +3,10 @@
 //! Queue adapters make these; runtime adapters follow them; a spool keeps them as JSON. `pilot-core` sees only the few facts it decides on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
+use objects::ObjectUrl;
 use serde::{Deserialize, Serialize};
 use stage::{StageName, StageUri};
 
@@ -98,6 +100,8 @@ pub enum Source {
     Host(PathBuf),
     /// An output of another payload of the workflow.
     Stage(StageUri),
+    /// A persistent object, fetched once a machine.
+    Object(ObjectUrl),
 }
 
 /// One output, `/stage/out/<name>`.
@@ -109,10 +113,40 @@ pub struct Output {
     pub class: StageClass,
     /// Most bytes.
     pub max_bytes: u64,
-    /// Where a copy goes when the payload has succeeded, absolute.
-    pub save: Option<PathBuf>,
+    /// Where a copy goes when the payload has succeeded.
+    pub save: Option<Save>,
     /// Payloads that will read it: it is released with the last of them, and without any at the workflow's end.
     pub readers: BTreeSet<StageName>,
+}
+
+/// Where a copy of an output goes. What is there is replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Save {
+    /// A persistent object.
+    Object(ObjectUrl),
+    /// A file, absolute.
+    File(PathBuf),
+}
+
+impl Save {
+    /// The file, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Object(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Save {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Object(url) => url.fmt(f),
+        }
+    }
 }
 
 /// Class of a stage (ARCHITECTURE.md).
@@ -143,5 +177,16 @@ mod tests {
             kept.as_object_mut().expect("an object").remove(later).expect("it is written");
         }
         assert_eq!(serde_json::from_value::<Payload>(kept).expect("it is read"), *payload);
+    }
+
+    #[test]
+    fn where_an_output_is_saved_is_written_as_one_word() {
+        for (save, word) in [
+            (Save::File("/data/out".into()), "/data/out"),
+            (Save::Object("s3://data/out".parse().expect("a name")), "s3://data/out"),
+        ] {
+            assert_eq!(serde_json::to_value(&save).expect("json"), word);
+            assert_eq!(serde_json::from_value::<Save>(word.into()).expect("it is read"), save);
+        }
     }
 }

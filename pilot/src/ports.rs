@@ -58,7 +58,7 @@ impl Offer {
         let payload = &*self.payload;
         let inputs = payload.inputs.iter().filter_map(|input| match &input.source {
             Source::Stage(uri) => Some(pilot_core::InputKey(uri.to_string().into())),
-            Source::Host(_) => None,
+            Source::Host(_) | Source::Object(_) => None,
         });
         pilot_core::Payload {
             name: payload.name.as_str().into(),

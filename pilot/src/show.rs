@@ -152,7 +152,7 @@ pub fn ends(queue: &WorkflowQueue) -> impl Iterator<Item = End> + '_ {
 
 fn saved(payload: &Payload) -> impl Iterator<Item = Saved> + '_ {
     payload.outputs.iter().filter_map(|output| {
-        let path = output.save.as_ref()?;
+        let path = output.save.as_ref()?.file()?;
         let bytes = std::fs::metadata(path).ok()?.len();
         let stage = format!("stage://{}/{}/{}", payload.workflow, payload.name, output.name);
         Some(Saved { stage, path: path.display().to_string(), bytes })

@@ -21,6 +21,8 @@ pub struct Surroundings {
     pub docker_config: Option<PathBuf>,
     /// `$TMPDIR`.
     pub tmp_dir: Option<PathBuf>,
+    /// What AWS's usual variables say of objects.
+    pub aws: AwsVariables,
     /// `$NO_COLOR` is set: no colours, on a terminal neither.
     pub no_color: bool,
     /// The pilot's own program file.
@@ -33,13 +35,45 @@ pub struct Surroundings {
     pub memory_available_bytes: u64,
 }
 
+/// AWS's usual variables, as its own programs read them.
+#[derive(Clone, Default)]
+pub struct AwsVariables {
+    /// `$AWS_ENDPOINT_URL_S3`, else `$AWS_ENDPOINT_URL`.
+    pub endpoint: Option<String>,
+    /// `$AWS_REGION`, else `$AWS_DEFAULT_REGION`.
+    pub region: Option<String>,
+    /// `$AWS_ACCESS_KEY_ID`.
+    pub access_key_id: Option<String>,
+    /// `$AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: Option<String>,
+    /// `$AWS_SESSION_TOKEN`.
+    pub session_token: Option<String>,
+    /// `$AWS_CA_BUNDLE`.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for AwsVariables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwsVariables").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
 /// Reads the environment and the machine.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment beside clap")]
 pub fn read() -> Surroundings {
     let path =
         |name: &str| std::env::var(name).ok().filter(|value| value.starts_with('/')).map(PathBuf::from);
+    let word = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     Surroundings {
+        aws: AwsVariables {
+            endpoint: word("AWS_ENDPOINT_URL_S3").or_else(|| word("AWS_ENDPOINT_URL")),
+            region: word("AWS_REGION").or_else(|| word("AWS_DEFAULT_REGION")),
+            access_key_id: word("AWS_ACCESS_KEY_ID"),
+            secret_access_key: word("AWS_SECRET_ACCESS_KEY"),
+            session_token: word("AWS_SESSION_TOKEN"),
+            ca_bundle: path("AWS_CA_BUNDLE"),
+        },
         home: path("HOME"),
         cache_home: path("XDG_CACHE_HOME"),
         config_home: path("XDG_CONFIG_HOME"),

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use pilot::config::{AttachChoice, Config};
+use pilot::object_access::ObjectAccess;
 use pilot::payload::Payload;
 use pilot::queue::workflow::WorkflowQueue;
 use pilot::runtime::local::{LocalRuntime, Name};
@@ -104,6 +105,9 @@ impl LocalStand {
             place: None,
             store: folder("store"),
             registry_access: image_store::RegistryAccess::anonymous(),
+            object_access: ObjectAccess::default(),
+            object_cache_bytes: 1 << 20,
+            save_under: Vec::new(),
             state_dir: folder("state"),
             scratch_dir: folder("scratch"),
             shim: dist().join("payload-shim"),

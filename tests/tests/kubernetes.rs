@@ -24,6 +24,8 @@ mod logins;
 mod mounts;
 #[path = "kubernetes/neighbour.rs"]
 mod neighbour;
+#[path = "kubernetes/objects.rs"]
+mod objects;
 #[path = "kubernetes/outages.rs"]
 mod outages;
 #[path = "kubernetes/pulls.rs"]

@@ -39,7 +39,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("payload-shim", vec!["wire"]),
         ("spool", vec!["pilot-core"]),
         ("objects", vec![]),
-        ("pilot", vec!["pilot-core", "wire", "spool", "stage", "image-store", "oci-runner"]),
+        ("pilot", vec!["pilot-core", "wire", "spool", "stage", "objects", "image-store", "oci-runner"]),
         ("pilot-examples", vec!["image-store"]),
     ]
     .into_iter()

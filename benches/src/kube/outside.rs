@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow, ensure};
 use image_store::{Logins, Registries, RegistryAccess, RegistryRules};
+use pilot::object_access::ObjectAccess;
 use pilot::payload::{Payload, Resources};
 use pilot::ports::Runtime;
 use pilot::runtime::kubernetes::{KubernetesRuntime, PodConfig};
@@ -59,6 +60,8 @@ impl Outside {
             idle_image: images(place.node()).shim.clone(),
             registry_access: access(place),
             stage_memory_bytes: 256 << 20,
+            object_access: ObjectAccess::default(),
+            object_cache_bytes: 256 << 20,
             log_max_bytes: 1 << 20,
             reuse: false,
             serves: false,

@@ -36,6 +36,9 @@ pub struct PodArgs {
     /// Secret with the login that pilot and node have for payloads' images; of type kubernetes.io/dockerconfigjson
     #[arg(long, value_name = "NAME")]
     pub registry_login: Option<String>,
+    /// Secret with AWS's variables (AWS_ACCESS_KEY_ID, ..) for the objects of payloads; `pilot run` sends yours by itself
+    #[arg(long, value_name = "NAME")]
+    pub s3_secret: Option<String>,
     /// ConfigMap with registries.yaml, and the certificates that it names
     #[arg(long, value_name = "NAME")]
     pub registries_config: Option<String>,
@@ -110,6 +113,7 @@ pub fn shape(settings: &Settings, arguments: &PodArgs) -> Result<Shape, ShapeErr
         login: arguments.registry_login.clone(),
         late_secret: settings.pull_secret.clone(),
         registries: arguments.registries_config.clone(),
+        s3_secret: arguments.s3_secret.clone(),
         prefetch: settings.prefetch.unwrap_or(false),
         resize: settings.resize.unwrap_or(false),
         writable_root: arguments.writable_root,

@@ -12,7 +12,7 @@ use crate::cli::{OutputFormat, RunArgs, complain, refuse, say};
 use crate::cluster::LocalCluster;
 use crate::config::{Config, Settings, Surroundings};
 use crate::driver::{Done, Driver};
-use crate::entries::entries;
+use crate::entries::{entries, saves_allowed};
 use crate::fault::chain;
 use crate::payload::{Payload, Resources};
 use crate::queue::workflow::{Entry, WorkflowQueue};
@@ -183,6 +183,7 @@ fn fits(payload: &Payload, config: &Config) -> Result<(), Fault> {
 
 fn planned(plan: &Plan, config: &Config, out: &Path) -> Result<Vec<Entry>, Fault> {
     let entries = entries(plan, out)?;
+    saves_allowed(&entries, out, &config.save_under)?;
     if config.place.is_none() {
         entries.iter().try_for_each(|entry| fits(&entry.payload, config))?;
     }

@@ -22,10 +22,10 @@ use crate::cli::{RunArgs, complain};
 use crate::cluster::LocalCluster;
 use crate::config::{Config, Settings};
 use crate::driver::Progress;
-use crate::entries::entries;
+use crate::entries::{entries, saves_allowed};
 use crate::fault::chain;
 use crate::mounts::{Mount, together};
-use crate::payload::Source;
+use crate::payload::{Save, Source};
 use crate::pod::Shape;
 use crate::ports::{Cluster, StopRequest};
 use crate::queue::workflow::Entry;
@@ -73,7 +73,8 @@ pub(super) async fn run(wanted: Wanted<'_>, mut here: Vec<Entry>, mut show: Show
             return exit;
         }
     };
-    let session = Session::new(here, &there, wanted.out.to_path_buf());
+    let objects = uses_objects(&here).then(|| wanted.config.object_access.clone());
+    let session = Session::new(here, &there, wanted.out.to_path_buf(), objects);
     show.started();
     let ran = attend(&wanted, &pod, session, &mut signals, &mut show, started).await;
     let removed = pod.remove().await;
@@ -120,6 +121,11 @@ async fn prepare(
             )));
         }
     };
+    // What is not sent back would be gone with the pod.
+    if let Err(fault) = saves_allowed(here, wanted.out, &[]) {
+        let text = fault.message.split("; ").next().unwrap_or_default().to_owned();
+        return Err(refused(format!("{text}; from a pod, save to a relative path or to s3://")));
+    }
     let mut there = entries(wanted.plan, &out_there()).map_err(|fault| refused(fault.to_string()))?;
     for entry in there.iter_mut().chain(here) {
         if let Some(reference) = pushed.get(&entry.payload.image) {
@@ -131,13 +137,22 @@ async fn prepare(
     Ok((shape, there))
 }
 
+/// Whether the pod has to reach objects.
+fn uses_objects(entries: &[Entry]) -> bool {
+    let payloads = || entries.iter().map(|entry| &entry.payload);
+    let reads = |source: &Source| matches!(source, Source::Object(_));
+    let puts = |save: &Option<Save>| matches!(save, Some(Save::Object(_)));
+    payloads().flat_map(|payload| &payload.inputs).any(|input| reads(&input.source))
+        || payloads().flat_map(|payload| &payload.outputs).any(|output| puts(&output.save))
+}
+
 /// Where the workflow's payloads want inputs mounted.
 fn mounts(entries: &[Entry]) -> impl Iterator<Item = Mount> {
     let inputs = entries.iter().flat_map(|entry| &entry.payload.inputs);
     inputs.filter_map(|input| {
         let is_file = match &input.source {
             Source::Host(path) => !path.is_dir(),
-            Source::Stage(_) => true,
+            Source::Stage(_) | Source::Object(_) => true,
         };
         Some(Mount { at: input.at.clone()?, is_file })
     })

@@ -15,7 +15,7 @@ use crate::commands::spooled::{Face, Opened, failed, open_or_make, print};
 use crate::commands::standing::payloads;
 use crate::commands::wait::{NOT_SERVED, until_ended};
 use crate::config::{Settings, Surroundings};
-use crate::entries::entries;
+use crate::entries::{entries, saves_allowed};
 use crate::queue::spool::submission;
 use crate::ui::printable;
 use crate::workflow::{self, Disk, Plan};
@@ -37,7 +37,10 @@ fn submitted(
     output: OutputFormat,
 ) -> Result<RunExit, RunExit> {
     check(arguments)?;
-    let login = login(&settings)?;
+    let with = With {
+        login: login(&settings)?,
+        save_under: settings.save_under.iter().map(|path| absolute(path)).collect(),
+    };
     // Every file is read before any is submitted: half a command is worse than none.
     let plans: Result<Vec<(&Path, Plan)>, RunExit> =
         arguments.files.iter().map(|file| Ok((file.as_path(), plan(file, arguments)?))).collect();
@@ -46,13 +49,22 @@ fn submitted(
     let face = Face::new(output, around);
     let mut runs = Vec::new();
     for (file, plan) in &plans {
-        runs.push(submit_one(&mut opened, file, plan, arguments, login.as_deref(), face)?);
+        runs.push(submit_one(&mut opened, file, plan, arguments, &with, face)?);
     }
     spool::poke(&opened.folder);
     if !opened.is_served() {
         complain(NOT_SERVED);
     }
     if arguments.wait { until_ended(&mut opened, &runs, None, face) } else { Ok(RunExit::Success) }
+}
+
+/// What settings say of every submission.
+#[derive(Default)]
+struct With {
+    /// The auth file with which images are fetched.
+    login: Option<PathBuf>,
+    /// Folders below which outputs may be saved by `file://`.
+    save_under: Vec<PathBuf>,
 }
 
 /// What holds for one submission can't be said of several.
@@ -99,7 +111,7 @@ fn plan(file: &Path, arguments: &SubmitArgs) -> Result<Plan, RunExit> {
         plan.workflow.clone_from(name);
     }
     // Whatever else is wrong shows before anything is made.
-    prepared(&plan, file, Path::new("/"), None, None)?;
+    prepared(&plan, file, Path::new("/"), &With::default(), None)?;
     Ok(plan)
 }
 
@@ -107,7 +119,7 @@ fn prepared(
     plan: &Plan,
     file: &Path,
     out: &Path,
-    login: Option<&Path>,
+    with: &With,
     key: Option<String>,
 ) -> Result<spool::Submission, RunExit> {
     let wrong = |fault: &dyn std::fmt::Display| {
@@ -118,8 +130,9 @@ fn prepared(
     let origin = absolute(file);
     let mut entries = entries(plan, out).map_err(|fault| wrong(&fault))?;
     for entry in &mut entries {
-        Arc::make_mut(&mut entry.payload).registry_auth = login.map(Path::to_owned);
+        Arc::make_mut(&mut entry.payload).registry_auth.clone_from(&with.login);
     }
+    saves_allowed(&entries, out, &with.save_under).map_err(|fault| wrong(&fault))?;
     submission(&name, &origin, out, key, &entries).map_err(|fault| wrong(&fault))
 }
 
@@ -128,7 +141,7 @@ fn submit_one(
     file: &Path,
     plan: &Plan,
     arguments: &SubmitArgs,
-    login: Option<&Path>,
+    with: &With,
     face: Face,
 ) -> Result<RunId, RunExit> {
     let (submission, Submitted { run, new }) = loop {
@@ -139,7 +152,7 @@ fn submit_one(
                 (Some(next), absolute(Path::new(&format!("{}-{next}.out", plan.workflow))))
             }
         };
-        let submission = prepared(plan, file, &out, login, arguments.key.clone())?;
+        let submission = prepared(plan, file, &out, with, arguments.key.clone())?;
         // As with `pilot run`, a folder that can't be written costs nothing but this line.
         let folders = Folders::make(&[out.clone(), out.join("logs")]).map_err(|(folder, error)| {
             complain(&format!("make folder {}: {error}; choose another with --out", folder.display()));

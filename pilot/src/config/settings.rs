@@ -33,6 +33,24 @@ pub struct Settings {
     /// Auth file (docker's or podman's) for registries [default: where `podman login` and `docker login` put it]
     #[arg(long, env = "LATEBIND_REGISTRY_AUTH", global = true, value_name = "FILE")]
     pub registry_auth: Option<PathBuf>,
+    /// Server of `s3://` objects, such as `https://s3.example.org` [default: $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL, AWS]
+    #[arg(long, env = "LATEBIND_S3_ENDPOINT", global = true, value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// Region that requests for objects are signed for [default: $AWS_REGION, $AWS_DEFAULT_REGION, us-east-1]
+    #[arg(long, env = "LATEBIND_S3_REGION", global = true, value_name = "NAME")]
+    pub s3_region: Option<String>,
+    /// File with the certificates (PEM) of who signed the object server's [default: $AWS_CA_BUNDLE, the system's]
+    #[arg(long, env = "LATEBIND_S3_CA", global = true, value_name = "FILE")]
+    pub s3_ca: Option<PathBuf>,
+    /// Whether objects may come over plain http from another machine [default: false]
+    #[arg(long, env = "LATEBIND_S3_ALLOW_HTTP", global = true, value_name = "BOOL")]
+    pub s3_allow_http: Option<bool>,
+    /// Most bytes of fetched objects that are kept for the next payload [default: 10Gi]
+    #[arg(long, env = "LATEBIND_OBJECT_CACHE", global = true, value_name = "BYTES")]
+    pub object_cache: Option<Bytes>,
+    /// Folder below which workflow files may save outputs by file:// (may be repeated) [default: none]
+    #[arg(long, env = "LATEBIND_SAVE_UNDER", global = true, value_name = "DIR", value_delimiter = ',')]
+    pub save_under: Vec<PathBuf>,
     /// Where submitted work is kept; local to this machine [default: ~/.local/state/latebind/spool]
     #[arg(long, env = "LATEBIND_SPOOL", global = true, value_name = "DIR")]
     pub spool: Option<PathBuf>,
@@ -167,71 +185,44 @@ impl Settings {
     }
 
     fn or(self, file: Self) -> Self {
-        let Self {
-            settings,
-            backend,
-            store,
-            registries,
-            registry_auth,
-            spool,
-            state_dir,
-            scratch_dir,
-            shim,
-            attach,
-            uid_base,
-            slots,
-            cpu,
-            memory,
-            reuse,
-            orphan_grace_ms,
-            name,
-            bind_ahead,
-            idle_ms,
-            lifetime_ms,
-            metrics,
-            share,
-            pod,
-            namespace,
-            idle_image,
-            pull_secret,
-            prefetch,
-            resize,
-            mount,
-            log_max,
-            log_format,
-        } = self;
         Self {
-            settings,
-            backend: backend.or(file.backend),
-            store: store.or(file.store),
-            registries: registries.or(file.registries),
-            registry_auth: registry_auth.or(file.registry_auth),
-            spool: spool.or(file.spool),
-            state_dir: state_dir.or(file.state_dir),
-            scratch_dir: scratch_dir.or(file.scratch_dir),
-            shim: shim.or(file.shim),
-            attach: attach.or(file.attach),
-            uid_base: uid_base.or(file.uid_base),
-            slots: slots.or(file.slots),
-            cpu: cpu.or(file.cpu),
-            memory: memory.or(file.memory),
-            reuse: reuse.or(file.reuse),
-            orphan_grace_ms: orphan_grace_ms.or(file.orphan_grace_ms),
-            name: name.or(file.name),
-            bind_ahead: bind_ahead.or(file.bind_ahead),
-            idle_ms: idle_ms.or(file.idle_ms),
-            lifetime_ms: lifetime_ms.or(file.lifetime_ms),
-            metrics: metrics.or(file.metrics),
-            share: share.or(file.share),
-            pod: pod.or(file.pod),
-            namespace: namespace.or(file.namespace),
-            idle_image: idle_image.or(file.idle_image),
-            pull_secret: pull_secret.or(file.pull_secret),
-            prefetch: prefetch.or(file.prefetch),
-            resize: resize.or(file.resize),
-            mount: if mount.is_empty() { file.mount } else { mount },
-            log_max: log_max.or(file.log_max),
-            log_format: log_format.or(file.log_format),
+            settings: self.settings,
+            backend: self.backend.or(file.backend),
+            store: self.store.or(file.store),
+            registries: self.registries.or(file.registries),
+            registry_auth: self.registry_auth.or(file.registry_auth),
+            s3_endpoint: self.s3_endpoint.or(file.s3_endpoint),
+            s3_region: self.s3_region.or(file.s3_region),
+            s3_ca: self.s3_ca.or(file.s3_ca),
+            s3_allow_http: self.s3_allow_http.or(file.s3_allow_http),
+            object_cache: self.object_cache.or(file.object_cache),
+            save_under: if self.save_under.is_empty() { file.save_under } else { self.save_under },
+            spool: self.spool.or(file.spool),
+            state_dir: self.state_dir.or(file.state_dir),
+            scratch_dir: self.scratch_dir.or(file.scratch_dir),
+            shim: self.shim.or(file.shim),
+            attach: self.attach.or(file.attach),
+            uid_base: self.uid_base.or(file.uid_base),
+            slots: self.slots.or(file.slots),
+            cpu: self.cpu.or(file.cpu),
+            memory: self.memory.or(file.memory),
+            reuse: self.reuse.or(file.reuse),
+            orphan_grace_ms: self.orphan_grace_ms.or(file.orphan_grace_ms),
+            name: self.name.or(file.name),
+            bind_ahead: self.bind_ahead.or(file.bind_ahead),
+            idle_ms: self.idle_ms.or(file.idle_ms),
+            lifetime_ms: self.lifetime_ms.or(file.lifetime_ms),
+            metrics: self.metrics.or(file.metrics),
+            share: self.share.or(file.share),
+            pod: self.pod.or(file.pod),
+            namespace: self.namespace.or(file.namespace),
+            idle_image: self.idle_image.or(file.idle_image),
+            pull_secret: self.pull_secret.or(file.pull_secret),
+            prefetch: self.prefetch.or(file.prefetch),
+            resize: self.resize.or(file.resize),
+            mount: if self.mount.is_empty() { file.mount } else { self.mount },
+            log_max: self.log_max.or(file.log_max),
+            log_format: self.log_format.or(file.log_format),
         }
     }
 }

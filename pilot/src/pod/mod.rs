@@ -75,6 +75,8 @@ pub struct Shape {
     pub late_secret: Option<String>,
     /// ConfigMap with `registries.yaml` and what it names, such as authorities' certificates.
     pub registries: Option<String>,
+    /// The Secret whose entries are variables of the pilot: how it reaches objects.
+    pub s3_secret: Option<String>,
     /// Whether images may be fetched by pods of their own.
     pub prefetch: bool,
     /// Whether slots may be resized.
@@ -213,6 +215,8 @@ impl Shape {
         env.extend(self.prefetch.then(|| self::env("LATEBIND_PREFETCH", "true")));
         env.extend(self.resize.then(|| self::env("LATEBIND_RESIZE", "true")));
         env.extend(self.env.iter().map(|(name, value)| self::env(name, value)));
+        let secret = |name: &String| json!({"secretRef": {"name": name}});
+        let from: Vec<Value> = self.s3_secret.iter().map(secret).collect();
         let mut command = vec![PROGRAM.to_owned()];
         command.extend(self.command.iter().cloned());
         json!({
@@ -222,6 +226,7 @@ impl Shape {
             "command": command,
             // Where `pilot submit` puts a run's folder when nobody says; the root is read-only.
             "workingDir": private,
+            "envFrom": from,
             "env": env,
             "securityContext": confined(PILOT_UID, true),
             // Small when idle; stages in memory are the pilot's.

@@ -15,6 +15,7 @@ pub(crate) fn shape() -> Shape {
         login: None,
         late_secret: None,
         registries: None,
+        s3_secret: None,
         prefetch: false,
         resize: false,
         writable_root: false,

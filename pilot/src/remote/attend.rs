@@ -137,7 +137,12 @@ async fn begin(
         std::fs::create_dir_all(path).map_err(|error| Refusal::bad(&error))?;
     }
     let entries = match read::<ToPod>(stdin).await.map_err(|error| Refusal::bad(&error))? {
-        Some(Frame::Message(ToPod::Begin { protocol: PROTOCOL, entries })) => entries,
+        Some(Frame::Message(ToPod::Begin { protocol: PROTOCOL, entries, objects })) => {
+            if let Some(access) = objects {
+                runtime.reach_objects(access);
+            }
+            entries
+        }
         Some(Frame::Message(ToPod::Begin { protocol, .. })) => {
             let line = format!(
                 "the workstation speaks protocol {protocol}, the pilot's image {PROTOCOL}; use images of the same version"
@@ -261,7 +266,7 @@ async fn say(mut stdout: Stdout, mut told: mpsc::Receiver<Told>, out: PathBuf) {
 
 async fn send_files(stdout: &mut Stdout, payload: &Payload, out: &Path) -> Result<(), FrameError> {
     let logs = ["stdout", "stderr"].map(|stream| payload.logs.join(format!("{}.{stream}", payload.name)));
-    let saved = payload.outputs.iter().filter_map(|output| output.save.clone());
+    let saved = payload.outputs.iter().filter_map(|output| output.save.as_ref()?.file().map(Path::to_owned));
     for path in logs.into_iter().chain(saved) {
         let Some(name) = path.strip_prefix(out).ok().and_then(Path::to_str).map(str::to_owned) else {
             continue;

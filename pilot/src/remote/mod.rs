@@ -26,12 +26,13 @@ pub(crate) mod session;
 use pilot_core::Outcome;
 use serde::{Deserialize, Serialize};
 
+use crate::object_access::ObjectAccess;
 use crate::payload::Payload;
 use crate::queue::workflow::Entry;
 use crate::ui::RowState;
 
 /// What is spoken; both sides must speak the same.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 /// Where the pod's side keeps a run, below the pilot's private folder.
 pub(crate) const RUN_FOLDER: &str = "run";
 
@@ -50,7 +51,7 @@ pub(crate) struct SentEntry {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ToPod {
     /// First.
-    Begin { protocol: u32, entries: Vec<SentEntry> },
+    Begin { protocol: u32, entries: Vec<SentEntry>, objects: Option<ObjectAccess> },
     /// A part of an input; data follows a file's.
     Input(Piece),
     /// All inputs are there.

@@ -14,6 +14,7 @@ use super::files::{Receiving, pieces, send};
 use super::frame::{Frame, FrameError, read, write};
 use super::{FromPod, PROTOCOL, Piece, RUN_FOLDER, SentEntry, SentRow, ToPod};
 use crate::driver::Progress;
+use crate::object_access::ObjectAccess;
 use crate::payload::{Payload, Source};
 use crate::pod::SHARE;
 use crate::ports::StopRequest;
@@ -28,6 +29,8 @@ pub(crate) struct Session {
     there: Vec<SentEntry>,
     /// What payloads read of this machine, by its name there.
     inputs: Vec<(PathBuf, String)>,
+    /// How objects are reached, if any payload needs one.
+    objects: Option<ObjectAccess>,
     /// Where results go.
     out: PathBuf,
     /// What may come back.
@@ -56,7 +59,12 @@ pub(crate) fn out_there() -> PathBuf {
 
 impl Session {
     /// `there` are the same entries as `here`, with [`out_there`] for the folder of results.
-    pub(crate) fn new(here: Vec<Entry>, there: &[Entry], out: PathBuf) -> Self {
+    pub(crate) fn new(
+        here: Vec<Entry>,
+        there: &[Entry],
+        out: PathBuf,
+        objects: Option<ObjectAccess>,
+    ) -> Self {
         let mut names: BTreeMap<PathBuf, String> = BTreeMap::new();
         let folder = Path::new(SHARE).join("pilot").join(RUN_FOLDER).join("inputs");
         let mut sent: Vec<SentEntry> = there.iter().map(SentEntry::from).collect();
@@ -71,7 +79,7 @@ impl Session {
         let expected =
             here.iter().flat_map(|entry| results(&entry.payload)).filter_map(|path| relative(&path));
         let expected = expected.collect();
-        Self { here, there: sent, inputs: names.into_iter().collect(), out, expected }
+        Self { here, there: sent, inputs: names.into_iter().collect(), objects, out, expected }
     }
 
     /// Runs it to its end. `stops` are the user's wishes.
@@ -82,10 +90,10 @@ impl Session {
         mut stops: mpsc::Receiver<StopRequest>,
         mut told: impl FnMut(News),
     ) -> Result<Ended, FrameError> {
-        let Self { here, there, inputs, out, expected } = self;
+        let Self { here, there, inputs, objects, out, expected } = self;
         let mut sending = tokio::task::JoinSet::new();
         let (stop, wishes) = mpsc::channel(4);
-        sending.spawn(speak(stdin, there, inputs, wishes));
+        sending.spawn(speak(stdin, (there, objects), inputs, wishes));
         let mut receiving: Option<Receiving> = None;
         let of = |index: usize| here.get(index).map(|entry| Arc::clone(&entry.payload));
         // Not dropped half-way: a frame that is being read is read.
@@ -149,7 +157,8 @@ impl Session {
 /// The files that may come of a payload.
 fn results(payload: &Payload) -> Vec<PathBuf> {
     let logs = ["stdout", "stderr"].map(|stream| payload.logs.join(format!("{}.{stream}", payload.name)));
-    logs.into_iter().chain(payload.outputs.iter().filter_map(|output| output.save.clone())).collect()
+    let saved = payload.outputs.iter().filter_map(|output| output.save.as_ref()?.file());
+    logs.into_iter().chain(saved.map(Path::to_owned)).collect()
 }
 
 async fn begin(
@@ -168,11 +177,11 @@ async fn begin(
 /// Says all there is to say, then the user's wishes as they come.
 async fn speak(
     mut stdin: impl AsyncWrite + Unpin,
-    entries: Vec<SentEntry>,
+    (entries, objects): (Vec<SentEntry>, Option<ObjectAccess>),
     inputs: Vec<(PathBuf, String)>,
     mut wishes: mpsc::Receiver<StopRequest>,
 ) -> Result<(), FrameError> {
-    write(&mut stdin, &ToPod::Begin { protocol: PROTOCOL, entries }).await?;
+    write(&mut stdin, &ToPod::Begin { protocol: PROTOCOL, entries, objects }).await?;
     for (path, name) in inputs {
         for (source, piece) in pieces(&path, &name)? {
             send(&mut stdin, &source, piece, ToPod::Input).await?;

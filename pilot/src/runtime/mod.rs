@@ -12,6 +12,7 @@ mod committing;
 mod following;
 mod known;
 mod launching;
+mod objects;
 mod pristine;
 mod record;
 mod stage_clients;

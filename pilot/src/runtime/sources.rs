@@ -13,15 +13,16 @@ use std::path::{Path, PathBuf};
 use pilot_core::{Fault, FaultClass};
 
 use super::stages::Stages;
-use crate::payload::{Input, Source};
+use crate::payload::{Input, Payload, Source};
 
 /// The file or folder that an input is, and whether it is a file.
-pub(super) fn source_of(input: &Input, stages: &Stages) -> Result<(PathBuf, bool), Fault> {
+pub(super) fn source_of(payload: &Payload, input: &Input, stages: &Stages) -> Result<(PathBuf, bool), Fault> {
     match &input.source {
         Source::Stage(uri) => {
             let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there as a file"));
             Ok((stages.file(uri).ok_or_else(missing)?, true))
         }
+        Source::Object(url) => Ok((stages.objects.path(payload, url)?, true)),
         Source::Host(path) => match std::fs::metadata(path) {
             Ok(meta) => Ok((path.clone(), !meta.is_dir())),
             Err(error) => {

@@ -74,7 +74,7 @@ impl Drop for ClientSession {
     }
 }
 
-/// Files are made by path, and what lies on the host is no stage.
+/// Files are made by path, and what lies on the host, or came from elsewhere, is no stage.
 fn grant(payload: &Payload) -> Grant {
     let outputs = payload.outputs.iter().filter_map(|output| {
         let class = match output.class {
@@ -86,7 +86,7 @@ fn grant(payload: &Payload) -> Grant {
         Some(GrantOutput { name: output.name.clone(), class, max_bytes: output.max_bytes, readers })
     });
     let inputs = payload.inputs.iter().filter_map(|input| match &input.source {
-        Source::Host(_) => None,
+        Source::Host(_) | Source::Object(_) => None,
         // What passes within a gang is no stage.
         Source::Stage(uri) if payload.gang.contains(&uri.payload) => None,
         Source::Stage(uri) => Some(GrantInput { name: input.name.clone(), uri: uri.clone(), live: false }),

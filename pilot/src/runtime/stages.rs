@@ -29,6 +29,7 @@ use wire::pilot::StageRow;
 use self::folders::drop_file;
 pub(super) use self::folders::{open_folder, prune};
 pub(super) use self::opening::{OpenInput, OpenOutput};
+use super::objects::Objects;
 use super::together::Together;
 use crate::payload::{Output, Payload, Source, StageClass};
 
@@ -47,6 +48,8 @@ pub(super) struct Stages {
     /// Files are to be found again by the next pilot of this name.
     noted: bool,
     together: Arc<Together>,
+    /// What comes from and goes to places that outlive the pilot.
+    pub(super) objects: Objects,
 }
 
 impl Stages {
@@ -57,6 +60,7 @@ impl Stages {
         noted: bool,
         root: PathBuf,
         pipes: PathBuf,
+        objects: Objects,
     ) -> std::io::Result<Self> {
         // The disk's own limit is the file system's; ours would only guess at what others will write to it.
         let budget = Budget { memory_bytes, disk_bytes: u64::MAX };
@@ -68,6 +72,7 @@ impl Stages {
             root_fd: OnceLock::new(),
             noted,
             together: Together::new(pipes),
+            objects,
         })
     }
 
@@ -82,6 +87,7 @@ impl Stages {
 
     /// Nothing of a payload runs: what its gang shared goes with the last of it, and who waits for its end of a pipe is let go.
     pub(super) fn leave(&self, payload: &Payload) {
+        self.objects.let_go(payload);
         self.forget_shared(self.together.leave(payload));
     }
 
@@ -168,6 +174,7 @@ impl Stages {
 
     /// A payload will not run again: what only it would still have read goes.
     pub(super) fn settle(&self, payload: &Payload) {
+        self.objects.let_go(payload);
         for input in &payload.inputs {
             if let Source::Stage(uri) = &input.source {
                 // An input read under two names is released once.

@@ -173,7 +173,8 @@ pub struct Input {
     /// Where the data comes from. `stage://<payload>/<output>` is the output of another payload, of an array all its
     /// elements' (`stage://<payload>-<i>/<output>` is one). `./path`, `/path` and `file:path` are a file or a folder
     /// of this machine, read-only; a path without `/` in front begins at the workflow file's folder, and `*` and `?` in
-    /// it stand for all that match, in sorted order.
+    /// it stand for all that match, in sorted order. `s3://<bucket>/<key>` is an object, fetched once a machine; in an array
+    /// `{index}` in it is the element's number.
     pub from: Located<String>,
     /// In an array, deal out what `from` stands for: element i gets the i-th and then every `count`-th. An array's output
     /// dealt to an array of the same count keeps the plain name; otherwise `-0`, `-1` count within the element.
@@ -182,7 +183,7 @@ pub struct Input {
     pub scatter: Option<Located<bool>>,
     /// Show it at this path of the payload's container as well, read-only: an absolute path, made if the image lacks it and
     /// covering what the image has there. Neither in nor above what is the slot's own, such as `/tmp`, `/work`, `/stage` or
-    /// `/etc/hosts`. For a single file or folder of this machine, or a single output of class `file`.
+    /// `/etc/hosts`. For a single file or folder of this machine, an object, or a single output of class `file`.
     #[serde(default)]
     pub at: Option<Located<String>>,
 }
@@ -196,12 +197,13 @@ pub struct Output {
     /// How it is kept. Default: `file`.
     #[serde(default)]
     pub class: OutputClass,
-    /// Most bytes it may have, spelled like memory. Default: 1Gi, and 64Ki for a value, which is its most. Of class `shared` it
+    /// Most bytes it may have, spelled like memory. Default: 1Gi; 256Mi of class `mem`; 64Ki for a value, which is its most. Of class `shared` it
     /// is the size, and must be given; of class `pipe` there is none.
     #[serde(default)]
     pub max_size: Option<Located<Text>>,
-    /// Copy it to this path when the payload has succeeded: relative to the folder where results go, without `..`. In an
-    /// array the path contains `{index}`.
+    /// Copy it there when the payload has succeeded: a path relative to the folder where results go, without `..`; or
+    /// `s3://<bucket>/<key>`; or `file:///<path>`, below a folder that `--save-under` allows. What is there is replaced. In an
+    /// array it contains `{index}`.
     #[serde(default)]
     pub save: Option<Located<String>>,
 }

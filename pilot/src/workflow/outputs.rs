@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
+use objects::ObjectUrl;
+
 use super::located::Position;
 use super::model::{Output, OutputClass, Payload};
 use super::plan::{INDEX_PLACE, PlannedOutput};
@@ -14,6 +16,8 @@ use super::settings::named;
 
 /// Keeps a runaway output from filling the disk.
 const OUTPUT_BYTES_DEFAULT: u64 = 1 << 30;
+/// What a pilot in a pod can hold three of, as its manifest is.
+const MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
 /// A value fits a message of the stage broker.
 const VALUE_BYTES: u64 = wire::stage::VALUE_BYTES_MAX as u64;
 
@@ -28,7 +32,11 @@ pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<Pla
         }
         class_suits(output, complaints);
         let max_size = output.max_size.as_ref().and_then(|text| bytes("max_size", text, complaints));
-        let default = if output.class == OutputClass::Value { VALUE_BYTES } else { OUTPUT_BYTES_DEFAULT };
+        let default = match output.class {
+            OutputClass::Value => VALUE_BYTES,
+            OutputClass::Mem => MEMORY_BYTES_DEFAULT,
+            OutputClass::File | OutputClass::Pipe | OutputClass::Shared => OUTPUT_BYTES_DEFAULT,
+        };
         if output.class == OutputClass::Value && max_size.is_some_and(|bytes| bytes > VALUE_BYTES) {
             let at = output.max_size.as_ref().map_or(output.name.at, |text| text.at);
             let text = format!(
@@ -82,17 +90,28 @@ fn class_suits(output: &Output, complaints: &mut Complaints) {
     }
 }
 
+/// Whether it is a path to a file below a folder, whatever that is.
+fn is_inside(path: &str) -> bool {
+    let inside = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+    let names_a_file = Path::new(path).file_name().is_some() && !path.ends_with('/');
+    names_a_file && !path.contains('\0') && Path::new(path).components().all(inside)
+}
+
 /// A workflow file may come from elsewhere; it can't choose to overwrite files outside of the folder for results.
 fn save(output: &Output, in_array: bool, complaints: &mut Complaints) -> Option<String> {
     let path = output.save.as_ref()?;
-    let inside = |component| matches!(component, Component::Normal(_) | Component::CurDir);
-    let names_a_file = Path::new(path.as_str()).file_name().is_some() && !path.ends_with('/');
-    if !names_a_file || path.contains('\0') || !Path::new(path.as_str()).components().all(inside) {
-        let advice = "write a relative path to a file, without ..";
-        complaints.add(
-            path.at,
-            format!("save {:?} is no path inside the folder for results; {advice}", shortened(path)),
-        );
+    let is_url = ["s3://", "file://"].iter().any(|scheme| path.starts_with(scheme));
+    // Whether a file may be where a URL says is for the user's settings to decide.
+    let wrong = if is_url {
+        path.parse::<ObjectUrl>().err().map(|error| format!("save: {error}"))
+    } else {
+        (!is_inside(path)).then(|| {
+            let advice = "write a relative path to a file, without .., or s3://<bucket>/<key>";
+            format!("save {:?} is no path inside the folder for results; {advice}", shortened(path))
+        })
+    };
+    if let Some(wrong) = wrong {
+        complaints.add(path.at, wrong);
     } else if in_array && !path.contains(INDEX_PLACE) {
         let text = format!(
             "all elements of the array would be saved to {:?}; put {INDEX_PLACE} into it",

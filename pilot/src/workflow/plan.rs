@@ -136,6 +136,8 @@ pub struct PlannedInput {
 pub enum InputSource {
     /// A file or folder of this machine; it existed when the file was checked. Absolute when the caller's folder was.
     Host(PathBuf),
+    /// A persistent object, by its URL.
+    Object(String),
     /// The output of another payload.
     Stage {
         /// Index in [`Plan::payloads`].
@@ -154,7 +156,7 @@ pub struct PlannedOutput {
     pub class: OutputClass,
     /// Most bytes it may have.
     pub max_bytes: u64,
-    /// Where to copy it afterwards; see [`PlannedPayload::save_path`].
+    /// Where to copy it afterwards; see [`PlannedPayload::save_to`].
     pub save: Option<String>,
 }
 
@@ -179,11 +181,11 @@ impl PlannedPayload {
         env
     }
 
-    /// Where an output is to be copied: a relative path without `..`, with this element's number in it.
-    pub fn save_path(&self, output: &PlannedOutput) -> Option<PathBuf> {
-        let path = output.save.as_deref()?;
+    /// Where an output is to be copied, with this element's number in it: a relative path without `..`, or a URL.
+    pub fn save_to(&self, output: &PlannedOutput) -> Option<String> {
+        let to = output.save.as_deref()?;
         let index = self.element.map(|element| element.index.to_string()).unwrap_or_default();
-        Some(PathBuf::from(path.replace(INDEX_PLACE, &index)))
+        Some(to.replace(INDEX_PLACE, &index))
     }
 }
 

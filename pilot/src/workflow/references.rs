@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use objects::ObjectUrl;
+
 use super::host::{self, FileKind, HostFiles};
 use super::located::{Located, Position};
 use super::model::{Input, Payload};
@@ -46,6 +48,8 @@ pub(super) enum Origin {
     Matches(Vec<PathBuf>),
     /// An output.
     Stage { target: Target, output: usize },
+    /// A persistent object, with [`INDEX_PLACE`] for an element's number.
+    Object(String),
 }
 
 /// All groups, found by name.
@@ -142,6 +146,9 @@ impl<'a> Groups<'a> {
         if let Some(stage) = from.strip_prefix("stage://") {
             return self.stage(stage, from, complaints);
         }
+        if from.starts_with("s3://") {
+            return object(from, complaints);
+        }
         let path = match from.strip_prefix("file:") {
             Some(url) if url.starts_with("///") => &url[2..],
             Some(url) if url.starts_with("//") => {
@@ -157,7 +164,7 @@ impl<'a> Groups<'a> {
         let explicit =
             path.len() < from.len() || ["/", "./", "../"].iter().any(|start| path.starts_with(start));
         if !explicit || path.is_empty() || path.contains('\0') {
-            let advice = "write stage://<payload>/<output>, ./path, /path or file:path";
+            let advice = "write stage://<payload>/<output>, ./path, /path, file:path or s3://<bucket>/<key>";
             complaints.add(from.at, format!("{:?} says not where the data is; {advice}", from.value));
             return None;
         }
@@ -197,6 +204,16 @@ impl<'a> Groups<'a> {
             return None;
         };
         Some(Origin::Stage { target, output })
+    }
+}
+
+fn object(from: &Located<String>, complaints: &mut Complaints) -> Option<Origin> {
+    match from.parse::<ObjectUrl>() {
+        Ok(_) => Some(Origin::Object(from.value.clone())),
+        Err(error) => {
+            complaints.add(from.at, error.to_string());
+            None
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::mounts::Destination;
 
 use super::located::Position;
-use super::plan::{InputSource, PlannedInput};
+use super::plan::{INDEX_PLACE, InputSource, PlannedInput};
 use super::references::{Group, Origin, Target};
 
 /// An input whose reference is resolved.
@@ -23,7 +23,7 @@ impl Resolved<'_> {
     /// How many files or stages it stands for; `None` when it is a single thing by nature, which takes no number.
     pub(super) fn many(&self, groups: &[Group<'_>]) -> Option<usize> {
         match &self.origin {
-            Origin::Host(_) => None,
+            Origin::Host(_) | Origin::Object(_) => None,
             Origin::Matches(paths) => Some(paths.len()),
             Origin::Stage { target: Target { group, element: None }, .. } => {
                 let group = &groups[*group];
@@ -45,7 +45,8 @@ impl Resolved<'_> {
     /// The inputs of the element `index` of `width`.
     pub(super) fn dealt(&self, groups: &[Group<'_>], index: usize, width: usize) -> Vec<PlannedInput> {
         let Some(many) = self.many(groups) else {
-            return vec![self.single(groups, 0)];
+            let which = if matches!(self.origin, Origin::Object(_)) { index } else { 0 };
+            return vec![self.single(groups, which)];
         };
         if !self.is_numbered(groups, width) {
             return vec![self.single(groups, index)];
@@ -74,6 +75,7 @@ impl Resolved<'_> {
         match &self.origin {
             Origin::Host(path) => InputSource::Host(path.clone()),
             Origin::Matches(paths) => InputSource::Host(paths[which].clone()),
+            Origin::Object(url) => InputSource::Object(url.replace(INDEX_PLACE, &which.to_string())),
             Origin::Stage { target, output } => {
                 let element = target.element.map_or(which, |element| element as usize);
                 InputSource::Stage { producer: groups[target.group].first + element, output: *output }

@@ -166,7 +166,7 @@ impl<'a> Draft<'a> {
                         InputSource::Stage { producer, output } => {
                             (!gangs::is_passing(*producer, *output, groups)).then_some(*producer)
                         }
-                        InputSource::Host(_) => None,
+                        InputSource::Host(_) | InputSource::Object(_) => None,
                     })
                     .collect();
                 needs.extend(self.after.iter().flat_map(|target| elements(*target, groups)));
@@ -246,7 +246,7 @@ fn check_order(groups: &Groups<'_>, drafts: &[Draft<'_>], complaints: &mut Compl
                     let class = groups.list[target.group].payload.outputs[*output].class;
                     (!gangs::passes(class)).then_some(target.group)
                 }
-                Origin::Host(_) | Origin::Matches(_) => None,
+                Origin::Host(_) | Origin::Matches(_) | Origin::Object(_) => None,
             });
             data.chain(draft.after.iter().map(|target| target.group)).collect()
         })

@@ -14,6 +14,7 @@ fn inputs(plan: &Plan, payload: &PlannedPayload) -> Vec<String> {
         .map(|input| {
             let source = match &input.source {
                 InputSource::Host(path) => path.display().to_string(),
+                InputSource::Object(url) => url.clone(),
                 InputSource::Stage { producer, output } => {
                     let name = plan.stage_name(*producer, *output).expect("it exists");
                     name.trim_start_matches("stage://w/").to_owned()
@@ -90,7 +91,7 @@ fn an_array_is_expanded_and_its_elements_know_their_number() {
     assert_eq!(env, expected);
     let output = &last.spec.outputs[0];
     assert_eq!((output.class, output.max_bytes), (OutputClass::Mem, 1000));
-    assert_eq!(last.save_path(output), Some("r/o-2".into()));
+    assert_eq!(last.save_to(output), Some("r/o-2".into()));
 }
 
 #[test]
@@ -179,4 +180,15 @@ fn the_largest_array_is_planned() {
     );
     assert_eq!(plan.payloads.len(), 200_000);
     assert_eq!(plan.payloads[199_999].needs, [99_999]);
+}
+
+#[test]
+fn an_object_is_one_thing_and_each_element_of_an_array_may_have_its_own() {
+    let plan = planned(
+        "- {name: a, image: i, count: 2, inputs: [{name: x, from: 's3://data/all'}, {name: y, from: 's3://data/part-{index}'}], outputs: [{name: o, save: 's3://data/out/{index}'}]}\n",
+    );
+    assert_eq!(inputs(&plan, &plan.payloads[0]), ["x<-s3://data/all", "y<-s3://data/part-0"]);
+    assert_eq!(inputs(&plan, &plan.payloads[1]), ["x<-s3://data/all", "y<-s3://data/part-1"]);
+    let last = &plan.payloads[1];
+    assert_eq!(last.save_to(&last.spec.outputs[0]).as_deref(), Some("s3://data/out/1"));
 }

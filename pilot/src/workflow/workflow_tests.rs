@@ -256,17 +256,17 @@ fn inputs_must_exist() {
   - {name: e, from: 'file://host/data'}
   - {name: f, from: './none/*'}
   - {name: g, from: 'file:'}
-  - {name: h, from: 's3://bucket/x'}
+  - {name: h, from: 'ftp://bucket/x'}
 "#,
         &[
             "7:21: input file \"/flow/absent\" can't be used (it does not exist); correct the path",
             "8:21: input file \"/root/secret\" can't be used (permission denied); correct the path",
             "9:21: \"/flow/device\" is neither a file nor a folder; inputs are one of these",
-            "10:21: \"data\" says not where the data is; write stage://<payload>/<output>, ./path, /path or file:path",
+            "10:21: \"data\" says not where the data is; write stage://<payload>/<output>, ./path, /path, file:path or s3://<bucket>/<key>",
             "11:21: \"file://host/data\" names another machine; write file:/path or file:path",
             "12:21: no file or folder matches \"./none/*\"; correct the pattern",
-            "13:21: \"file:\" says not where the data is; write stage://<payload>/<output>, ./path, /path or file:path",
-            "14:21: \"s3://bucket/x\" says not where the data is; write stage://<payload>/<output>, ./path, /path or file:path",
+            "13:21: \"file:\" says not where the data is; write stage://<payload>/<output>, ./path, /path, file:path or s3://<bucket>/<key>",
+            "14:21: \"ftp://bucket/x\" says not where the data is; write stage://<payload>/<output>, ./path, /path, file:path or s3://<bucket>/<key>",
         ],
     );
 }
@@ -362,12 +362,31 @@ fn saves_stay_in_the_folder_for_results() {
   outputs: [{name: a, save: y}]
 "#,
         &[
-            "6:29: save \"../x\" is no path inside the folder for results; write a relative path to a file, without ..",
-            "6:52: save \"/etc/x\" is no path inside the folder for results; write a relative path to a file, without ..",
-            "6:77: save \"\" is no path inside the folder for results; write a relative path to a file, without ..",
-            "6:98: save \"out/\" is no path inside the folder for results; write a relative path to a file, without ..",
+            "6:29: save \"../x\" is no path inside the folder for results; write a relative path to a file, without .., or s3://<bucket>/<key>",
+            "6:52: save \"/etc/x\" is no path inside the folder for results; write a relative path to a file, without .., or s3://<bucket>/<key>",
+            "6:77: save \"\" is no path inside the folder for results; write a relative path to a file, without .., or s3://<bucket>/<key>",
+            "6:98: save \"out/\" is no path inside the folder for results; write a relative path to a file, without .., or s3://<bucket>/<key>",
             "10:29: \"y\" is also saved at line 6; choose another path",
             "10:29: all elements of the array would be saved to \"y\"; put {index} into it",
+        ],
+    );
+}
+
+#[test]
+fn a_url_names_an_object() {
+    wrong_payloads(
+        r#"- name: a
+  image: i
+  inputs: [{name: a, from: 's3://data'}, {name: b, from: 's3://data/../x'}]
+  outputs: [{name: a, save: 's3://Data/x'}, {name: b, save: 'file://x'}]
+- {name: b, image: i, count: 2, outputs: [{name: a, save: 's3://data/y'}]}
+"#,
+        &[
+            "6:28: read \"s3://data\": write s3://BUCKET/KEY or file:///ABSOLUTE/PATH",
+            "6:58: read \"s3://data/../x\": no part of the name may be empty, \".\" or \"..\"",
+            "7:29: save: read \"s3://Data/x\": a bucket has 3 to 63 of a-z, 0-9, '-' and '.', and begins and ends with a letter or digit",
+            "7:61: save: read \"file://x\": write file:// and an absolute path, with three slashes",
+            "8:59: all elements of the array would be saved to \"s3://data/y\"; put {index} into it",
         ],
     );
 }

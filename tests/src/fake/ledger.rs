@@ -103,7 +103,7 @@ impl Ledger {
         let mut inputs = BTreeMap::new();
         for input in &payload.inputs {
             let bytes = match &input.source {
-                Source::Host(_) => Vec::new(),
+                Source::Host(_) | Source::Object(_) => Vec::new(),
                 Source::Stage(uri) => match self.stages.get(uri) {
                     Some(stage) => stage.bytes.clone(),
                     None => return Err(Fault::new(FaultClass::Retry, format!("{uri} is not there"))),

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pilot::object_access::ObjectAccess;
 use pilot::payload::Payload;
 use pilot::runtime::kubernetes::{KubernetesRuntime, PodConfig};
 use serde_json::{Value, json};
@@ -63,6 +64,8 @@ impl PodStand {
             registry_access: access(&namespace),
             store,
             stage_memory_bytes: 256 << 20,
+            object_access: ObjectAccess::default(),
+            object_cache_bytes: 256 << 20,
             log_max_bytes: 1 << 20,
             reuse,
             serves: false,

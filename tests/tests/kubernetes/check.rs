@@ -96,7 +96,7 @@ fn the_charts_pod_is_the_one_that_pilot_pod_prints() {
         "--set",
         "registriesConfigMap=registries",
         "--set",
-        "registryLogin=team",
+        "registryLogin=team,s3Secret=objects",
         "--set",
         "mounts={/data/calib,/etc/app.json:file}",
         "--show-only",
@@ -106,7 +106,8 @@ fn the_charts_pod_is_the_one_that_pilot_pod_prints() {
     let json =
         namespace.node().kubectl(&["create", "--dry-run=client", "-o", "json", "-f", "-"], &yaml).good();
     let deployment: Value = serde_json::from_str(&json).expect("json");
-    let more = ["--registry-login", "team", "--mount", "/data/calib", "--mount", "/etc/app.json:file"];
+    let mut more = vec!["--registry-login", "team", "--s3-secret", "objects"];
+    more.extend(["--mount", "/data/calib", "--mount", "/etc/app.json:file"]);
     let (theirs, ours) = (
         &deployment["spec"]["template"]["spec"],
         &Pod::manifest(&namespace, &Shape::default().with(&more))["spec"],
@@ -124,6 +125,8 @@ fn the_charts_pod_is_the_one_that_pilot_pod_prints() {
     let (there, here) = (variables(theirs), variables(ours));
     let missing: Vec<&String> = here.keys().filter(|name| !there.contains_key(*name)).collect();
     assert_eq!(missing, Vec::<&String>::new());
+    let from = |spec: &Value| by_name(&spec["containers"])["pilot"]["envFrom"].clone();
+    assert_eq!(from(theirs), from(ours));
     let prepared = |spec: &Value| by_name(&by_name(&spec["initContainers"])["prepare"]["env"]);
     assert_eq!(prepared(theirs), prepared(ours));
     assert_eq!(by_name(&theirs["volumes"]), by_name(&ours["volumes"]));

@@ -82,6 +82,10 @@ spec:
     image: {{ .Values.images.pilot | quote }}
     command: [/latebind/pilot, serve]
     workingDir: /latebind/share/pilot
+    {{- with .Values.s3Secret }}
+    envFrom:
+    - secretRef: {name: {{ . | quote }}}
+    {{- end }}
     env:
     - {name: LATEBIND_BACKEND, value: kubernetes}
     - {name: LATEBIND_NAME, value: pilot}

@@ -87,6 +87,7 @@ fn asked_for(payload: &Payload) -> Vec<(&'static str, String)> {
         let source = match &input.source {
             Source::Host(path) => path.display().to_string(),
             Source::Stage(uri) => uri.to_string(),
+            Source::Object(url) => url.to_string(),
         };
         facts.push(("input", format!("{} from {}", input.name, printable(&source))));
     }
@@ -102,7 +103,7 @@ fn asked_for(payload: &Payload) -> Vec<(&'static str, String)> {
             StageClass::Pipe => "a pipe",
             StageClass::Shared => "shared memory",
         };
-        let save = output.save.as_ref().map(|path| format!(", saved to {}", path.display()));
+        let save = output.save.as_ref().map(|path| format!(", saved to {path}"));
         facts.push(("output", format!("{}, {class}{}", output.name, printable(&save.unwrap_or_default()))));
     }
     facts

@@ -31,7 +31,7 @@ pub fn submission(
             // What comes from one that runs at the same time is not waited for.
             Source::Stage(uri) if entry.payload.gang.contains(&uri.payload) => None,
             Source::Stage(uri) => Some(uri),
-            Source::Host(_) => None,
+            Source::Host(_) | Source::Object(_) => None,
         });
         let reads = stages.map(|uri| {
             let producer = numbers.get(&uri.payload).filter(|_| uri.workflow == entry.payload.workflow);

@@ -43,10 +43,12 @@ use self::images::{Images, objection};
 use self::live::Live;
 use self::prefetch::Prefetch;
 use self::view::SlotShape;
+use crate::object_access::ObjectAccess;
 use crate::payload::Payload;
 use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime};
 use crate::runtime::adoption::{Inventory, Standing};
 use crate::runtime::logs::LogLimit;
+use crate::runtime::objects::Objects;
 use crate::runtime::record::LaunchLog;
 use crate::runtime::stages::Stages;
 use crate::runtime::talk::Talk;
@@ -70,6 +72,10 @@ pub struct PodConfig {
     pub store: PathBuf,
     /// Memory for stages, in bytes.
     pub stage_memory_bytes: u64,
+    /// How objects are reached.
+    pub object_access: ObjectAccess,
+    /// Most bytes of fetched objects that are kept.
+    pub object_cache_bytes: u64,
     /// Most bytes kept of one stream.
     pub log_max_bytes: u64,
     /// Whether a container may serve several payloads.
@@ -196,6 +202,7 @@ impl KubernetesRuntime {
             config.serves,
             share.stages_root(),
             share.private().join("pipes"),
+            Objects::new(config.object_access, share.private().join("objects"), config.object_cache_bytes),
         );
         let shared = Arc::new(Shared {
             images: Images::new(&config.store, config.registry_access)?,
@@ -248,6 +255,11 @@ impl KubernetesRuntime {
         }
     }
 
+    /// Says how objects are reached, before the first is asked for.
+    pub(crate) fn reach_objects(&self, access: ObjectAccess) {
+        self.shared.stages.objects.reach(access);
+    }
+
     /// Requests made to the API server so far.
     #[must_use]
     pub fn api_requests(&self) -> u64 {
@@ -266,6 +278,7 @@ impl Runtime for KubernetesRuntime {
         if let Some(text) = self.shapes.first().and_then(fits) {
             return Err(Fault::new(FaultClass::Payload, text));
         }
+        let objects_brought = self.shared.stages.objects.prepare(payload).await?;
         let mounts = match self.shapes.first() {
             Some(shape) => mounted::prepare(payload, shape, &self.shared.stages)?,
             None => String::new(),
@@ -283,7 +296,7 @@ impl Runtime for KubernetesRuntime {
             let (cpu, memory) = (payload.resources.cpu_millis, payload.resources.memory_bytes);
             key.push_str(&format!(" cpu={cpu} memory={memory}"));
         }
-        Ok(Prepared { image: key, bytes_brought })
+        Ok(Prepared { image: key, bytes_brought: bytes_brought + objects_brought })
     }
 
     async fn bind(&self, slot: SlotId, epoch: Epoch, payload: &Payload) -> Result<(), Fault> {
@@ -327,6 +340,7 @@ impl Runtime for KubernetesRuntime {
             retiring.spawn(async move { slot.live.lock().await.retire().await });
         }
         while retiring.join_next().await.is_some() {}
+        self.shared.stages.objects.settle().await;
     }
 
     fn settle(&self, payload: &Payload) {

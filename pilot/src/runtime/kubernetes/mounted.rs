@@ -25,7 +25,7 @@ pub(super) fn prepare(payload: &Payload, slot: &SlotShape, stages: &Stages) -> R
     let mut key = String::new();
     for input in &payload.inputs {
         let Some(at) = &input.at else { continue };
-        let (source, is_file) = source_of(input, stages)?;
+        let (source, is_file) = source_of(payload, input, stages)?;
         let name = input.name.as_str();
         let refused = |why: &str| {
             let option = if is_file { format!("{at}:file") } else { at.to_string() };
@@ -56,7 +56,7 @@ impl Live {
             let Some(at) = &input.at else { continue };
             let declared = self.shape.mounts.iter().find(|mount| mount.at == at.as_str());
             let Some(mount) = declared else { continue };
-            let (source, _) = source_of(input, &self.shared.stages)?;
+            let (source, _) = source_of(payload, input, &self.shared.stages)?;
             let name = format!("{}-{:08x}", mount.place, fastrand::u32(..));
             show(&source, &self.folders.shown.join(&name)).map_err(|error| {
                 let (input, source) = (input.name.as_str(), source.display());

@@ -8,6 +8,7 @@
 //!   pilots/<id>/slots/<n>/control/      sock, ran/<launch id>
 //!   pilots/<id>/slots/<n>/{stdout,stderr,record,keeping}
 //! <scratch-dir>/
+//!   objects/                            fetched objects, shared by all pilots of this user
 //!   pilots/<id>/serves
 //!   pilots/<id>/slots/<n>/{work,out,in,upper,overlay}
 //!   pilots/<id>/stages/<workflow>/<payload>/<output>

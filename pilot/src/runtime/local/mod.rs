@@ -38,6 +38,7 @@ use crate::payload::{Payload, Source};
 use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime};
 use crate::runtime::adoption::{Inventory, Standing};
 use crate::runtime::logs::LogLimit;
+use crate::runtime::objects::Objects;
 use crate::runtime::record::LaunchLog;
 pub use crate::runtime::record::start_ticks;
 use crate::runtime::sources::identity;
@@ -135,7 +136,11 @@ impl LocalRuntime {
         cgroups.sweep(|name| cgroup_owner(name).is_some_and(|id| swept.pilots.iter().any(|dead| dead == id)));
         let serves = folders.serves();
         let launches = serves.then(|| LaunchLog::new(folders.state()));
-        let stages = Stages::new(config.memory_bytes, serves, folders.stages_root(), folders.pipes());
+        // Beside what all pilots of this user have on this disk: what one has fetched serves the others.
+        let cache = config.scratch_dir.join("objects");
+        let objects = Objects::new(config.object_access.clone(), cache, config.object_cache_bytes);
+        let stages =
+            Stages::new(config.memory_bytes, serves, folders.stages_root(), folders.pipes(), objects);
         let shared = Shared {
             folders,
             images,
@@ -190,6 +195,7 @@ fn choose_attach(
 impl Runtime for LocalRuntime {
     async fn prepare(&self, payload: &Payload) -> Result<Prepared, Fault> {
         let prepared = self.shared.images.prepare(payload).await?;
+        let objects_brought = self.shared.stages.objects.prepare(payload).await?;
         let mounted = mounted::wanted(payload, &self.shared.stages)?;
         if !mounted.is_empty() {
             let stored = self.shared.images.stored(payload)?;
@@ -197,7 +203,7 @@ impl Runtime for LocalRuntime {
             mounted::binds(&mounted, &fitted.points)?;
         }
         let image = shape(&prepared.image, payload) + &mounted::key(&mounted);
-        Ok(Prepared { image, ..prepared })
+        Ok(Prepared { image, bytes_brought: prepared.bytes_brought + objects_brought })
     }
 
     async fn bind(&self, slot: SlotId, epoch: Epoch, payload: &Payload) -> Result<(), Fault> {
@@ -261,6 +267,7 @@ impl Runtime for LocalRuntime {
             }
             *held = None;
         }
+        self.shared.stages.objects.settle().await;
     }
 
     fn settle(&self, payload: &Payload) {

@@ -27,7 +27,7 @@ pub(super) struct Mounted<'p> {
 pub(super) fn wanted<'p>(payload: &'p Payload, stages: &Stages) -> Result<Vec<Mounted<'p>>, Fault> {
     let inputs = payload.inputs.iter().filter_map(|input| Some((input, input.at.as_ref()?)));
     let mounted = inputs.map(|(input, at)| {
-        let (source, is_file) = source_of(input, stages)?;
+        let (source, is_file) = source_of(payload, input, stages)?;
         Ok(Mounted { input: input.name.as_str(), at, source, is_file })
     });
     mounted.collect()

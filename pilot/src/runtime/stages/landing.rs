@@ -6,9 +6,10 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use objects::Source as Content;
 use pilot_core::{Fault, FaultClass};
 use stage::broker::Ended;
-use stage::server::{Content, Made, Stopped};
+use stage::server::{Content as Opened, Made, Stopped};
 use stage::{CommitError, CommitReason, MemoryStage, OutputFile, StageName, StageUri};
 
 use super::folders::{drop_file, open_folder};
@@ -16,7 +17,13 @@ use super::opening::OpenOutput;
 use super::saving::copy_to;
 use super::{Stages, reading, stopped};
 use crate::fault::chain;
-use crate::payload::{Output, Payload, StageClass};
+use crate::payload::{Output, Payload, Save, StageClass};
+
+/// What is copied to where the user wants it.
+enum Saving {
+    File(File),
+    Value(Vec<u8>),
+}
 
 /// What a payload left, out of its reach.
 enum Landed {
@@ -59,11 +66,8 @@ impl Stages {
             let Some(by_path) = land(output, open, (&from, &into), stages) else { continue };
             let by_client = made.committed.iter().find(|(made, ..)| *made == uri).map(|(.., bytes)| *bytes);
             let landed = either(output, by_path, by_client, made.dropped)?;
-            if let Some(path) = &output.save {
-                self.save(&landed, &uri, path).map_err(|error| {
-                    landed.drop_file(&output.name);
-                    unsaved(&output.name, path, &error)
-                })?;
+            if let Some(to) = &output.save {
+                self.save(&landed, &uri, to).inspect_err(|_| landed.drop_file(&output.name))?;
             }
             total += landed.bytes();
             unwanted.extend(self.keep(payload, output, landed)?);
@@ -80,21 +84,42 @@ impl Stages {
         Ok(total)
     }
 
-    fn save(&self, landed: &Landed, uri: &StageUri, path: &Path) -> std::io::Result<()> {
-        match landed {
-            Landed::File { folder, .. } => copy_to(&mut File::open(folder.join(uri.output.as_str()))?, path),
-            Landed::Memory(stage) => {
-                copy_to(&mut File::from(stage.reader().map_err(|error| error.source)?), path)
+    /// Copies what a payload left to where the user wants it.
+    fn save(&self, landed: &Landed, uri: &StageUri, to: &Save) -> Result<(), Fault> {
+        let content = self.content(landed, uri).map_err(|error| unsaved(&uri.output, to, &error))?;
+        match (to, content) {
+            (Save::Object(url), content) => {
+                let content = match content {
+                    Saving::File(file) => Content::from(file),
+                    Saving::Value(value) => Content::from(value),
+                };
+                self.objects.put(content, landed.bytes(), url).map_err(|fault| {
+                    let text = format!("save output \"{}\": {}", uri.output, fault.message);
+                    Fault::new(fault.class, text)
+                })
             }
-            Landed::Value(value) => copy_to(&mut value.as_slice(), path),
+            (Save::File(path), Saving::File(mut file)) => {
+                copy_to(&mut file, path).map_err(|error| unsaved(&uri.output, to, &error))
+            }
+            (Save::File(path), Saving::Value(value)) => {
+                copy_to(&mut value.as_slice(), path).map_err(|error| unsaved(&uri.output, to, &error))
+            }
+        }
+    }
+
+    fn content(&self, landed: &Landed, uri: &StageUri) -> std::io::Result<Saving> {
+        Ok(match landed {
+            Landed::File { folder, .. } => Saving::File(File::open(folder.join(uri.output.as_str()))?),
+            Landed::Memory(stage) => Saving::File(File::from(stage.reader().map_err(|error| error.source)?)),
+            Landed::Value(value) => Saving::Value(value.clone()),
             Landed::ByClient { .. } => match self.broker.reader(uri, None) {
                 Ok(Some(content)) => match content? {
-                    Content::Memory(fd) | Content::File(fd) => copy_to(&mut File::from(fd), path),
-                    Content::Value(value) => copy_to(&mut value.as_slice(), path),
+                    Opened::Memory(fd) | Opened::File(fd) => Saving::File(File::from(fd)),
+                    Opened::Value(value) => Saving::Value(value),
                 },
-                Ok(None) | Err(Stopped) => Err(std::io::ErrorKind::NotFound.into()),
+                Ok(None) | Err(Stopped) => return Err(std::io::ErrorKind::NotFound.into()),
             },
-        }
+        })
     }
 
     /// Makes a stage of what a payload left; gives the path of its file if nobody wants it any more.
@@ -202,8 +227,7 @@ impl Landed {
     }
 }
 
-fn unsaved(name: &StageName, path: &Path, error: &std::io::Error) -> Fault {
-    let path = path.display();
-    let message = format!("save output \"{name}\" to {path}: {error}; choose another folder with --out");
+fn unsaved(name: &StageName, to: &Save, error: &std::io::Error) -> Fault {
+    let message = format!("save output \"{name}\" to {to}: {error}; choose another folder with --out");
     Fault::new(FaultClass::Payload, message)
 }

@@ -124,6 +124,10 @@ impl Stages {
         let folder = open_folder(inputs)?;
         let open = |index: usize, name: &StageName, source: &Source| match source {
             Source::Host(path) => host(index, name, path).map(OpenInput::Link),
+            Source::Object(url) => {
+                self.objects.show(payload, url, &inputs.join(name.as_str()))?;
+                Ok(OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
+            }
             Source::Stage(uri) if payload.gang.contains(&uri.payload) => {
                 self.open_passing(uri, &folder, name)
             }
