@@ -121,6 +121,7 @@ fn payload(
             name: name(&output.name)?,
             class: match output.class {
                 workflow::model::OutputClass::File => StageClass::File,
+                workflow::model::OutputClass::Folder => StageClass::Folder,
                 workflow::model::OutputClass::Mem => StageClass::Memory,
                 workflow::model::OutputClass::Value => StageClass::Value,
                 workflow::model::OutputClass::Pipe => StageClass::Pipe,

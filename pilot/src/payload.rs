@@ -157,6 +157,8 @@ pub enum StageClass {
     File,
     /// Memory, made immutable by seals.
     Memory,
+    /// A folder, of which each file is made immutable as for [`StageClass::File`].
+    Folder,
     /// A few bytes that the pilot keeps a copy of.
     Value,
     /// A FIFO between two payloads that run together; never a stage.

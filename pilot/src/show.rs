@@ -3,7 +3,7 @@
 //! **Must not know:** how it is drawn, what is decided.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,10 +153,19 @@ pub fn ends(queue: &WorkflowQueue) -> impl Iterator<Item = End> + '_ {
 fn saved(payload: &Payload) -> impl Iterator<Item = Saved> + '_ {
     payload.outputs.iter().filter_map(|output| {
         let path = output.save.as_ref()?.file()?;
-        let bytes = std::fs::metadata(path).ok()?.len();
+        let bytes = bytes_of(path).ok()?;
         let stage = format!("stage://{}/{}/{}", payload.workflow, payload.name, output.name);
         Some(Saved { stage, path: path.display().to_string(), bytes })
     })
+}
+
+/// What a file has, or all files in a folder.
+fn bytes_of(path: &Path) -> std::io::Result<u64> {
+    let meta = std::fs::symlink_metadata(path)?;
+    if !meta.is_dir() {
+        return Ok(meta.len());
+    }
+    std::fs::read_dir(path)?.map(|entry| bytes_of(&entry?.path())).sum()
 }
 
 /// The payload of its gang that did not succeed, where that ended one.

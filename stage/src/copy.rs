@@ -14,7 +14,7 @@ use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 use rustix::path::Arg;
 
 use crate::memory::{proc_path, take_pages, within};
-use crate::reader::size;
+use crate::reader::{read_only, size};
 use crate::{CommitReason, StageName};
 
 /// Why a file was copied and not linked. The summary counts these.
@@ -77,7 +77,7 @@ pub(crate) fn link_entry<P: Arg>(
     }
 }
 
-/// Copies the open file to `name` in `dir`, mode 0444, owned by us. Gives its size.
+/// Copies the open file to `name` in `dir`, read-only, owned by us. Gives its size.
 pub(crate) fn copy(
     file: BorrowedFd<'_>,
     dir: BorrowedFd<'_>,
@@ -86,7 +86,8 @@ pub(crate) fn copy(
 ) -> Result<u64, CommitReason> {
     let target = Unnamed::create(dir, name)?;
     let bytes = fill(file, target.fd.as_fd(), max_bytes)?;
-    fchmod(&target.fd, Mode::from_raw_mode(0o444)).map_err(CommitReason::io("make its copy read-only"))?;
+    let stat = fstat(file).map_err(CommitReason::io("look at it"))?;
+    fchmod(&target.fd, read_only(&stat)).map_err(CommitReason::io("make its copy read-only"))?;
     target.publish(name)?;
     Ok(bytes)
 }

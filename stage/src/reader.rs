@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::os::fd::AsFd;
 
 use memmap2::Mmap;
-use rustix::fs::{SealFlags, Stat};
+use rustix::fs::{Mode, SealFlags, Stat};
 
 use crate::sys;
 
@@ -72,6 +72,11 @@ impl AsRef<[u8]> for SealedMap {
     fn as_ref(&self) -> &[u8] {
         self
     }
+}
+
+/// What a file may be for once nobody writes it: 0444, and 0555 for a program. Set-id bits never stay.
+pub(crate) fn read_only(stat: &Stat) -> Mode {
+    Mode::from_raw_mode(if stat.st_mode & 0o111 == 0 { 0o444 } else { 0o555 })
 }
 
 pub(crate) fn size(stat: &Stat) -> u64 {

@@ -4,10 +4,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, Stat, fchmod, fstat};
+use rustix::fs::{Stat, fchmod, fstat};
 
 use crate::copy::is_memory;
-use crate::reader::{allocated, size};
+use crate::reader::{allocated, read_only, size};
 use crate::{CommitReason, FileLease, LeaseError};
 
 /// A file that had no writer at the first look.
@@ -42,7 +42,7 @@ impl<'fd> Unwritten<'fd> {
         if is_memory(self.file.as_fd())? && allocated < bytes {
             return Err(CommitReason::Sparse { bytes, allocated });
         }
-        fchmod(self.file, Mode::from_raw_mode(0o444)).map_err(CommitReason::io("make it read-only"))
+        fchmod(self.file, read_only(&self.before)).map_err(CommitReason::io("make it read-only"))
     }
 
     /// Looks back: did anyone write, or try to, meanwhile? Gives how it is now.

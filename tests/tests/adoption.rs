@@ -422,7 +422,17 @@ fn files_outlive_their_pilot_and_memory_is_made_again() {
     let run = pilot.submit(&flow(&[
         sh("file", "echo file; echo f$LATEBIND_INDEX > /stage/out/f", "count: 2, outputs: [{name: f}]"),
         sh("memory", "echo m > /stage/out/m", "outputs: [{name: m, class: mem}]"),
+        sh(
+            "tree",
+            "mkdir -p /stage/out/d/a /stage/out/d/empty; echo t > /stage/out/d/a/t",
+            "outputs: [{name: d, class: folder}]",
+        ),
         sh("waits", WAITS, GO),
+        sh(
+            "reads-tree",
+            "cd /stage/in/d; find . | sort; cat a/t",
+            "inputs: [{name: d, from: 'stage://tree/d'}], after: [waits]",
+        ),
         sh("reads-files", "cat /stage/in/f-*", "inputs: [{name: f, from: 'stage://file/f'}], after: [waits]"),
         sh(
             "reads-memory",
@@ -431,7 +441,7 @@ fn files_outlive_their_pilot_and_memory_is_made_again() {
         ),
     ]));
     wait_text(&site, run, "waits", "ready");
-    for name in ["file-0", "file-1", "memory"] {
+    for name in ["file-0", "file-1", "memory", "tree"] {
         wait_state(&site, run, name, State::Succeeded);
     }
     pilot.kill();
@@ -442,6 +452,8 @@ fn files_outlive_their_pilot_and_memory_is_made_again() {
     assert_done(&site, run, "file-0", 1);
     assert_done(&site, run, "file-1", 1);
     assert!(row(&site, run, "memory").attempt >= 2, "{:?}", brief(&rows));
+    assert_done(&site, run, "tree", 1);
+    assert_eq!(stdout(&site, run, "reads-tree"), ".\n./a\n./a/t\n./empty\nt\n");
     assert_eq!(stdout(&site, run, "reads-files"), "f0\nf1\n");
     assert_eq!(stdout(&site, run, "reads-memory"), "m\n");
     end(&site, &mut pilot);
@@ -455,13 +467,21 @@ fn a_run_that_was_half_done_when_its_pilot_stopped_goes_on_with_the_next() {
     let mut pilot = Service::new(&site, "p", &[]);
     pilot.start();
     let run = pilot.submit(&flow(&[
-        sh("make", "echo x > /stage/out/x", "outputs: [{name: x}]"),
+        sh(
+            "make",
+            "echo x > /stage/out/x; mkdir -p /stage/out/d/empty",
+            "outputs: [{name: x}, {name: d, class: folder}]",
+        ),
         sh(
             "waits",
             "echo ready; while [ ! -e /stage/in/go/now ]; do sleep 0.02; done",
             &format!("grace: 200ms, {GO}"),
         ),
-        sh("reads", "cat /stage/in/x", "inputs: [{name: x, from: 'stage://make/x'}], after: [waits]"),
+        sh(
+            "reads",
+            "ls /stage/in/d; cat /stage/in/x",
+            "inputs: [{name: x, from: 'stage://make/x'}, {name: d, from: 'stage://make/d'}], after: [waits]",
+        ),
     ]));
     wait_text(&site, run, "waits", "ready");
     wait_state(&site, run, "make", State::Succeeded);
@@ -471,7 +491,7 @@ fn a_run_that_was_half_done_when_its_pilot_stopped_goes_on_with_the_next() {
     let rows = pilot.wait(run);
     assert!(rows.iter().all(|row| row.state == State::Succeeded), "{:?}", brief(&rows));
     assert_done(&site, run, "make", 1);
-    assert_eq!(stdout(&site, run, "reads"), "x\n");
+    assert_eq!(stdout(&site, run, "reads"), "empty\nx\n");
     end(&site, &mut pilot);
 }
 

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use image_store::{Reference, Transport};
 use pilot_core::RunExit;
+use stage::StageUri;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -25,7 +26,7 @@ use crate::driver::Progress;
 use crate::entries::{entries, saves_allowed};
 use crate::fault::chain;
 use crate::mounts::{Mount, together};
-use crate::payload::{Save, Source};
+use crate::payload::{Save, Source, StageClass};
 use crate::pod::Shape;
 use crate::ports::{Cluster, StopRequest};
 use crate::queue::workflow::Entry;
@@ -149,10 +150,15 @@ fn uses_objects(entries: &[Entry]) -> bool {
 /// Where the workflow's payloads want inputs mounted.
 fn mounts(entries: &[Entry]) -> impl Iterator<Item = Mount> {
     let inputs = entries.iter().flat_map(|entry| &entry.payload.inputs);
-    inputs.filter_map(|input| {
+    let class_of = |uri: &StageUri| {
+        let producer = entries.iter().find(|entry| entry.payload.name == uri.payload)?;
+        producer.payload.outputs.iter().find(|output| output.name == uri.output).map(|output| output.class)
+    };
+    inputs.filter_map(move |input| {
         let is_file = match &input.source {
             Source::Host(path) => !path.is_dir(),
-            Source::Stage(_) | Source::Object(_) => true,
+            Source::Object(_) => true,
+            Source::Stage(uri) => class_of(uri) != Some(StageClass::Folder),
         };
         Some(Mount { at: input.at.clone()?, is_file })
     })

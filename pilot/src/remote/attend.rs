@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::files::{Receiving, pieces, send};
 use super::frame::{Frame, FrameError, read, write};
-use super::{FromPod, PROTOCOL, RUN_FOLDER, SentRow, ToPod};
+use super::{FromPod, PROTOCOL, Piece, PieceKind, RUN_FOLDER, SentRow, ToPod};
 use crate::cluster::{LocalCluster, PodCluster};
 use crate::commands::run::exit_of;
 use crate::config::Config;
@@ -271,16 +272,27 @@ async fn send_files(stdout: &mut Stdout, payload: &Payload, out: &Path) -> Resul
         let Some(name) = path.strip_prefix(out).ok().and_then(Path::to_str).map(str::to_owned) else {
             continue;
         };
-        if !path.is_file() {
+        if !path.exists() {
             continue;
         }
         for (source, piece) in pieces(&path, &name)? {
-            send(stdout, &source, piece, FromPod::File).await?;
+            if let Some(piece) = without_link(&source, piece) {
+                send(stdout, &source, piece, FromPod::File).await?;
+            }
         }
         // The workstation has it; a try that comes after this one makes its own.
-        let _ = std::fs::remove_file(&path);
+        let _ = std::fs::remove_file(&path).or_else(|_| oci_runner::remove_tree(&path));
     }
     Ok(())
+}
+
+/// A workstation takes no links: what one leads to is sent, if it is a file. In a stage no link leads out.
+fn without_link(source: &Path, piece: Piece) -> Option<Piece> {
+    if !matches!(piece.kind, PieceKind::Link { .. }) {
+        return Some(piece);
+    }
+    let meta = std::fs::metadata(source).ok().filter(|meta| meta.is_file())?;
+    Some(Piece { kind: PieceKind::File { mode: meta.mode() & 0o777, bytes: meta.len() }, ..piece })
 }
 
 /// Hears what the workstation wants meanwhile; that it has gone is a wish too.

@@ -2,7 +2,7 @@
 //!
 //! **Must not know:** pods, the API.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use tokio::sync::mpsc;
 
 use super::files::{Receiving, pieces, send};
 use super::frame::{Frame, FrameError, read, write};
-use super::{FromPod, PROTOCOL, Piece, RUN_FOLDER, SentEntry, SentRow, ToPod};
+use super::{FromPod, PROTOCOL, Piece, PieceKind, RUN_FOLDER, SentEntry, SentRow, ToPod};
 use crate::driver::Progress;
 use crate::object_access::ObjectAccess;
-use crate::payload::{Payload, Source};
+use crate::payload::{Payload, Source, StageClass};
 use crate::pod::SHARE;
 use crate::ports::StopRequest;
 use crate::queue::workflow::Entry;
@@ -33,8 +33,8 @@ pub(crate) struct Session {
     objects: Option<ObjectAccess>,
     /// Where results go.
     out: PathBuf,
-    /// What may come back.
-    expected: BTreeSet<String>,
+    /// What may come back, and whether it is a folder.
+    expected: BTreeMap<String, bool>,
 }
 
 /// What a session tells whoever shows it.
@@ -76,9 +76,8 @@ impl Session {
             }
         }
         let relative = |path: &Path| path.strip_prefix(&out).ok()?.to_str().map(str::to_owned);
-        let expected =
-            here.iter().flat_map(|entry| results(&entry.payload)).filter_map(|path| relative(&path));
-        let expected = expected.collect();
+        let results = here.iter().flat_map(|entry| results(&entry.payload));
+        let expected = results.filter_map(|(path, is_folder)| Some((relative(&path)?, is_folder))).collect();
         Self { here, there: sent, inputs: names.into_iter().collect(), objects, out, expected }
     }
 
@@ -154,22 +153,49 @@ impl Session {
     }
 }
 
-/// The files that may come of a payload.
-fn results(payload: &Payload) -> Vec<PathBuf> {
-    let logs = ["stdout", "stderr"].map(|stream| payload.logs.join(format!("{}.{stream}", payload.name)));
-    let saved = payload.outputs.iter().filter_map(|output| output.save.as_ref()?.file());
-    logs.into_iter().chain(saved.map(Path::to_owned)).collect()
+/// The files and folders that may come of a payload, and which is a folder.
+fn results(payload: &Payload) -> Vec<(PathBuf, bool)> {
+    let log = |stream| (payload.logs.join(format!("{}.{stream}", payload.name)), false);
+    let saved = payload.outputs.iter().filter_map(|output| {
+        Some((output.save.as_ref()?.file()?.to_owned(), output.class == StageClass::Folder))
+    });
+    ["stdout", "stderr"].map(log).into_iter().chain(saved).collect()
+}
+
+/// Whether a piece is of what may come back; which folder begins with it. No link may: what comes after it could go through.
+fn expects(expected: &BTreeMap<String, bool>, piece: &Piece) -> Option<bool> {
+    match (expected.get(&piece.path), &piece.kind) {
+        (_, PieceKind::Link { .. }) => None,
+        (Some(true), PieceKind::Folder) => Some(true),
+        (Some(false), PieceKind::File { .. }) => Some(false),
+        (Some(_), _) => None,
+        (None, _) => {
+            let mut above = Path::new(&piece.path).ancestors().skip(1).filter_map(Path::to_str);
+            above.any(|path| expected.get(path) == Some(&true)).then_some(false)
+        }
+    }
 }
 
 async fn begin(
     out: &Path,
     piece: &Piece,
-    expected: &BTreeSet<String>,
+    expected: &BTreeMap<String, bool>,
 ) -> Result<Option<Receiving>, FrameError> {
-    if !expected.contains(&piece.path) {
-        return Err(
-            std::io::Error::other(format!("the pod sends {}, which nobody asked for", piece.path)).into()
-        );
+    match expects(expected, piece) {
+        None => {
+            let text = format!("the pod sends {}, which nobody asked for", piece.path);
+            return Err(std::io::Error::other(text).into());
+        }
+        Some(false) => {}
+        Some(true) => {
+            // As on this machine: what is there is replaced.
+            let old = out.join(&piece.path);
+            match std::fs::symlink_metadata(&old) {
+                Ok(meta) if meta.is_dir() => oci_runner::remove_tree(&old)?,
+                Ok(_) => std::fs::remove_file(&old)?,
+                Err(_) => {}
+            }
+        }
     }
     Ok(Receiving::begin(out, piece).await?)
 }

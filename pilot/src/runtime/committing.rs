@@ -32,7 +32,7 @@ impl Commit {
         let commit = move || {
             let committed = stages.commit(&owned, outputs, &made, (&out, &into));
             // Nothing may have been held; then the folder is of no use.
-            prune(&into);
+            prune(&into, 0);
             committed
         };
         let (begun, _) = self.begun.insert((tokio::task::spawn_blocking(commit), payload.clone()));

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use image_store::ImageConfig;
+use oci_runner::remove_tree;
 use pilot_core::{ExitStatus, Fault, FaultClass, SlotId};
 use wire::slot::{FdRole, InputLink, Launch, LaunchId, LaunchRefusal, Rlimit, ToShim};
 
@@ -61,7 +62,7 @@ pub(super) fn compose(payload: &Payload, parts: Parts<'_>) -> Result<(Launch, Le
         let fd = match open {
             OpenOutput::Memory(writer) => writer.lend().try_clone_to_owned(),
             OpenOutput::Shared(fd) => fd.try_clone(),
-            OpenOutput::File(_) | OpenOutput::Value(_) | OpenOutput::Passing => continue,
+            OpenOutput::File(_) | OpenOutput::Folder | OpenOutput::Value(_) | OpenOutput::Passing => continue,
         };
         let role = FdRole::StageOut(output.name.as_str().to_owned());
         lent.push((role, fd.map_err(|error| slot_fault(&error))?));
@@ -187,16 +188,16 @@ pub(super) fn log_path(payload: &Payload, stream: &str) -> PathBuf {
 
 /// Outputs have their own limits; everything else that a payload writes on disk shares one.
 pub(super) fn disk_limit(payload: &Payload) -> u64 {
-    let outputs =
-        payload.outputs.iter().filter(|output| matches!(output.class, StageClass::File | StageClass::Value));
+    let on_disk =
+        |class: StageClass| matches!(class, StageClass::File | StageClass::Folder | StageClass::Value);
+    let outputs = payload.outputs.iter().filter(|output| on_disk(output.class));
     outputs.fold(payload.resources.disk_bytes, |sum, output| sum.saturating_add(output.max_bytes))
 }
 
-/// Removes the files in a folder of ours: links to stages, and outputs that nobody wanted, one deep. What is not goes with
-/// the slot.
+/// Removes what is in a folder of ours: links to stages, and outputs that nobody wanted. What can't be goes with the slot.
 pub(super) fn remove_files(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let _ = std::fs::remove_file(entry.path());
+        let _ = std::fs::remove_file(entry.path()).or_else(|_| remove_tree(&entry.path()));
     }
 }
 

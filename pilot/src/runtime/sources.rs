@@ -19,8 +19,10 @@ use crate::payload::{Input, Payload, Source};
 pub(super) fn source_of(payload: &Payload, input: &Input, stages: &Stages) -> Result<(PathBuf, bool), Fault> {
     match &input.source {
         Source::Stage(uri) => {
-            let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there as a file"));
-            Ok((stages.file(uri).ok_or_else(missing)?, true))
+            let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there as a file or folder"));
+            let path = stages.file(uri).ok_or_else(missing)?;
+            let is_file = !path.is_dir();
+            Ok((path, is_file))
         }
         Source::Object(url) => Ok((stages.objects.path(payload, url)?, true)),
         Source::Host(path) => match std::fs::metadata(path) {

@@ -78,7 +78,7 @@ impl Drop for ClientSession {
 fn grant(payload: &Payload) -> Grant {
     let outputs = payload.outputs.iter().filter_map(|output| {
         let class = match output.class {
-            StageClass::File | StageClass::Pipe | StageClass::Shared => return None,
+            StageClass::File | StageClass::Folder | StageClass::Pipe | StageClass::Shared => return None,
             StageClass::Memory => Class::Mem,
             StageClass::Value => Class::Value,
         };

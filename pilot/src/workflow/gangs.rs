@@ -106,7 +106,8 @@ fn check_readers(
         let written = &groups.list[group].payload.outputs[output];
         let count = readers.get(&(producer, output)).map_or(0, Vec::len);
         let text = match (written.class, count) {
-            (OutputClass::Pipe, 1) | (OutputClass::File | OutputClass::Mem | OutputClass::Value, _) => {
+            (OutputClass::Pipe, 1)
+            | (OutputClass::File | OutputClass::Folder | OutputClass::Mem | OutputClass::Value, _) => {
                 continue;
             }
             (OutputClass::Shared, count) if count > 0 => continue,

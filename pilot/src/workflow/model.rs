@@ -183,7 +183,7 @@ pub struct Input {
     pub scatter: Option<Located<bool>>,
     /// Show it at this path of the payload's container as well, read-only: an absolute path, made if the image lacks it and
     /// covering what the image has there. Neither in nor above what is the slot's own, such as `/tmp`, `/work`, `/stage` or
-    /// `/etc/hosts`. For a single file or folder of this machine, an object, or a single output of class `file`.
+    /// `/etc/hosts`. For a single file or folder of this machine, an object, or a single output of class `file` or `folder`.
     #[serde(default)]
     pub at: Option<Located<String>>,
 }
@@ -202,7 +202,8 @@ pub struct Output {
     #[serde(default)]
     pub max_size: Option<Located<Text>>,
     /// Copy it there when the payload has succeeded: a path relative to the folder where results go, without `..`; or
-    /// `s3://<bucket>/<key>`; or `file:///<path>`, below a folder that `--save-under` allows. What is there is replaced. In an
+    /// `s3://<bucket>/<key>`; or `file:///<path>`, below a folder that `--save-under` allows. What is there is replaced; a folder
+    /// can't be saved to `s3://`. In an
     /// array it contains `{index}`.
     #[serde(default)]
     pub save: Option<Located<String>>,
@@ -217,6 +218,8 @@ pub enum OutputClass {
     File,
     /// Sealed memory; handed on without a copy.
     Mem,
+    /// A folder with all that is in it; `max_size` is that of its files together.
+    Folder,
     /// At most 64Ki that the pilot keeps; a client library gets it inside a message.
     Value,
     /// A pipe to the one payload that reads it, which runs at the same time. Nothing of it is kept.

@@ -25,7 +25,7 @@ pub(super) fn place(
     if let Origin::Stage { target, output } = &input.origin {
         let producer = groups.list[target.group].payload;
         let output = producer.outputs.get(*output)?;
-        if output.class != OutputClass::File {
+        if !matches!(output.class, OutputClass::File | OutputClass::Folder) {
             let (payload, output) = (&producer.name.value, &output.name.value);
             let advice = format!("remove \"at\", or make output {output:?} of {payload:?} class file");
             complaints

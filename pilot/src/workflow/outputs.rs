@@ -35,7 +35,9 @@ pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<Pla
         let default = match output.class {
             OutputClass::Value => VALUE_BYTES,
             OutputClass::Mem => MEMORY_BYTES_DEFAULT,
-            OutputClass::File | OutputClass::Pipe | OutputClass::Shared => OUTPUT_BYTES_DEFAULT,
+            OutputClass::File | OutputClass::Folder | OutputClass::Pipe | OutputClass::Shared => {
+                OUTPUT_BYTES_DEFAULT
+            }
         };
         if output.class == OutputClass::Value && max_size.is_some_and(|bytes| bytes > VALUE_BYTES) {
             let at = output.max_size.as_ref().map_or(output.name.at, |text| text.at);
@@ -62,7 +64,7 @@ pub(super) fn outputs(payload: &Payload, complaints: &mut Complaints) -> Vec<Pla
 /// What passes between payloads that run together is not kept, so it can't be saved; and a pipe has no size.
 fn class_suits(output: &Output, complaints: &mut Complaints) {
     let (word, name) = match output.class {
-        OutputClass::File | OutputClass::Mem | OutputClass::Value => return,
+        OutputClass::File | OutputClass::Folder | OutputClass::Mem | OutputClass::Value => return,
         OutputClass::Pipe => ("pipe", &output.name),
         OutputClass::Shared => ("shared", &output.name),
     };
@@ -112,6 +114,12 @@ fn save(output: &Output, in_array: bool, complaints: &mut Complaints) -> Option<
     };
     if let Some(wrong) = wrong {
         complaints.add(path.at, wrong);
+    } else if path.starts_with("s3://") && output.class == OutputClass::Folder {
+        let advice = "let the payload make a file of it, with tar";
+        complaints.add(
+            path.at,
+            format!("{:?} is a folder, and an object is one file; {advice}", output.name.value),
+        );
     } else if in_array && !path.contains(INDEX_PLACE) {
         let text = format!(
             "all elements of the array would be saved to {:?}; put {INDEX_PLACE} into it",

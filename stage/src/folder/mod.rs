@@ -117,7 +117,7 @@ pub fn prepare_folder(dir: BorrowedFd<'_>, name: &StageName, mode: u32) -> Resul
     })
 }
 
-/// Makes what the payload left as folder `name` in `out_dir` the stage `into_name` in `into_dir`: folders 0555, files 0444.
+/// Makes what the payload left as folder `name` in `out_dir` the stage `into_name` in `into_dir`: folders 0555, files 0444, programs 0555.
 ///
 /// # Errors
 /// See [`CommitReason`]. `into_dir` is as before.
@@ -165,7 +165,7 @@ fn build(
     doing: Doing,
 ) -> Result<FolderStage, FolderError> {
     let whole = |reason| FolderError { name: name.clone(), entry: PathBuf::new(), reason };
-    let from = open_root(from_dir, name).map_err(whole)?;
+    let from = open_root(from_dir, name, doing).map_err(whole)?;
     // No stage begins with a dot, and names are committed once: what is there is what a crash left.
     let building = std::ffi::CString::new(format!(".building.{into_name}"))
         .map_err(|_| whole(CommitReason::NotProduced))?;
@@ -196,14 +196,14 @@ fn build(
     })
 }
 
-fn open_root(dir: BorrowedFd<'_>, name: &StageName) -> Result<OwnedFd, CommitReason> {
+fn open_root(dir: BorrowedFd<'_>, name: &StageName, doing: Doing) -> Result<OwnedFd, CommitReason> {
     let path = match open_path(dir, name) {
         Err(Errno::NOENT) => return Err(CommitReason::NotProduced),
         other => other.map_err(CommitReason::io("open it"))?,
     };
     let stat = fstat(&path).map_err(CommitReason::io("look at it"))?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => tree::open_folder(path.as_fd(), &stat),
+        FileType::Directory => tree::open_folder(path.as_fd(), &stat, doing),
         FileType::Symlink => Err(CommitReason::Symlink),
         other => Err(CommitReason::NotFolder(other.into())),
     }

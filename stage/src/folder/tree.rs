@@ -16,7 +16,7 @@ use super::{FolderLimits, FolderStage};
 use crate::copy::{Linked, fill, link_entry};
 use crate::file::{Judged, links, open_entry, open_judged};
 use crate::memory::{proc_path, reopen, within};
-use crate::reader::size;
+use crate::reader::{read_only, size};
 use crate::unwritten::Unwritten;
 use crate::{CommitReason, WhyCopied};
 
@@ -75,7 +75,7 @@ impl Tree {
             let stat = fstat(&entry).map_err(CommitReason::io("look at it")).map_err(failed)?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
-                    let below = open_folder(entry.as_fd(), &stat).map_err(failed)?;
+                    let below = open_folder(entry.as_fd(), &stat, self.doing).map_err(failed)?;
                     let made = make_folder(into, &name).map_err(failed)?;
                     self.folder(below.as_fd(), made.as_fd(), &path, depth + 1)?;
                 }
@@ -241,7 +241,8 @@ fn copy_entry(
     let copy =
         openat(into, name, flags, Mode::from_raw_mode(0o600)).map_err(CommitReason::io("make its copy"))?;
     let bytes = fill(file, copy.as_fd(), max_bytes)?;
-    fchmod(&copy, Mode::from_raw_mode(0o444)).map_err(CommitReason::io("make its copy read-only"))?;
+    let stat = fstat(file).map_err(CommitReason::io("look at it"))?;
+    fchmod(&copy, read_only(&stat)).map_err(CommitReason::io("make its copy read-only"))?;
     Ok(bytes)
 }
 
@@ -252,10 +253,10 @@ fn make_folder(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, CommitReason
 }
 
 /// Opens a folder that was judged, for listing.
-pub(super) fn open_folder(path: BorrowedFd<'_>, stat: &Stat) -> Result<OwnedFd, CommitReason> {
+pub(super) fn open_folder(path: BorrowedFd<'_>, stat: &Stat, doing: Doing) -> Result<OwnedFd, CommitReason> {
     let ours = stat.st_uid == rustix::process::geteuid().as_raw();
-    if ours && stat.st_mode & 0o700 != 0o700 && stat.st_mode & 0o777 != 0o555 {
-        // A umask or a chmod of the payload's (same uid) must not shut the owner out.
+    if doing == Doing::Commit && ours && stat.st_mode & 0o700 != 0o700 {
+        // A umask or a chmod of the payload's (same uid), or a copy of a stage's folder, must not shut the owner out.
         rustix::fs::chmod(proc_path(path), Mode::from_raw_mode(0o700))
             .map_err(CommitReason::io("make it readable"))?;
     }

@@ -88,6 +88,11 @@ pub enum Made {
         /// Its size.
         bytes: u64,
     },
+    /// A committed folder, which is read by path only: a descriptor of it would lead out of it. It stays the pilot's to remove.
+    Folder {
+        /// What its files have together.
+        bytes: u64,
+    },
     /// Sealed memory.
     Memory(MemoryStage),
     /// An inline value.
@@ -97,7 +102,7 @@ pub enum Made {
 impl Made {
     fn class(&self) -> Class {
         match self {
-            Self::File { .. } => Class::File,
+            Self::File { .. } | Self::Folder { .. } => Class::File,
             Self::Memory(_) => Class::Mem,
             Self::Value(_) => Class::Value,
         }
@@ -105,7 +110,7 @@ impl Made {
 
     fn bytes(&self) -> u64 {
         match self {
-            Self::File { bytes, .. } => *bytes,
+            Self::File { bytes, .. } | Self::Folder { bytes } => *bytes,
             Self::Memory(stage) => stage.bytes(),
             Self::Value(value) => value.len() as u64,
         }
@@ -241,6 +246,7 @@ impl BrokerServer {
                 object,
                 match made {
                     Made::File { dir, path, .. } => Object::File { dir, path, ours: false },
+                    Made::Folder { .. } => Object::Folder,
                     Made::Memory(stage) => Object::Memory(stage),
                     Made::Value(value) => Object::Value(value),
                 },

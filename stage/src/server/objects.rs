@@ -25,6 +25,8 @@ pub(super) enum Object {
         path: PathBuf,
         ours: bool,
     },
+    /// A folder, which no descriptor may leave for: from one, `..` leads to the pilot's own.
+    Folder,
     Value(Vec<u8>),
 }
 
@@ -40,7 +42,7 @@ impl Object {
         match self {
             Self::Memory(stage) => stage.bytes() <= LIGHT_BYTES,
             Self::Lent(_) => false,
-            Self::Away | Self::Value(_) => true,
+            Self::Away | Self::Folder | Self::Value(_) => true,
             Self::File { ours, .. } => !ours,
         }
     }
@@ -54,7 +56,7 @@ impl Object {
             Self::Lent(writer) => {
                 let _ = writer.revoke();
             }
-            Self::Away | Self::Memory(_) | Self::File { .. } | Self::Value(_) => {}
+            Self::Away | Self::Memory(_) | Self::File { .. } | Self::Folder | Self::Value(_) => {}
         }
     }
 }
@@ -113,6 +115,10 @@ impl Objects {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
                 Ok(Content::File(openat(dir.as_fd(), path, flags, Mode::empty())?))
             }
+            Some(Object::Folder) => Err(io::Error::new(
+                io::ErrorKind::IsADirectory,
+                "it is a folder; read it by path, below /stage/in",
+            )),
             Some(Object::Value(value)) => Ok(Content::Value(value.clone())),
             Some(Object::Lent(_) | Object::Away) | None => Err(io::ErrorKind::NotFound.into()),
         }

@@ -193,6 +193,36 @@ fn a_pod_that_is_made_for_a_workflow_has_the_mounts_that_it_wants() {
     assert_eq!(desk.pods(), Vec::<String>::new());
 }
 
+const FOLDERS: &str = r#"
+apiVersion: latebind/v1
+metadata: {name: desk}
+defaults: {image: "oci:busybox", walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}
+payloads:
+  - name: make
+    command: [sh, -c, "cd /stage/out/d; mkdir -p a/b empty; echo one > a/one; ln -s ../one a/b/up; ln -s /etc/passwd /work/x"]
+    outputs: [{name: d, class: folder, max_size: 1Mi, save: tree}]
+  - name: read
+    command: [sh, -c, "cd /stage/in/d; find . | sort; cat a/b/up; (echo y > a/one) 2>/dev/null; rm -rf a 2>/dev/null; true"]
+    inputs: [{name: d, from: "stage://make/d"}]
+  - name: mounted
+    command: [sh, -c, "cat /opt/tree/a/b/up"]
+    after: [read]
+    inputs: [{name: d, from: "stage://make/d", at: /opt/tree}]
+"#;
+
+#[test]
+fn a_folder_is_handed_on_in_a_pod_and_comes_back() {
+    let desk = Desk::new("deskfolders", FOLDERS);
+    let answer = desk.run();
+    assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
+    let read = text(&desk.path("out/logs/read.stdout"));
+    assert_eq!(read, ".\n./a\n./a/b\n./a/b/up\n./a/one\n./empty\none\n");
+    assert_eq!(text(&desk.path("out/logs/mounted.stdout")), "one\n");
+    assert_eq!(text(&desk.path("out/tree/a/b/up")), "one\n");
+    assert!(desk.path("out/tree/empty").is_dir());
+    assert_eq!(desk.pods(), Vec::<String>::new());
+}
+
 #[test]
 fn mounts_that_no_pod_can_have_together_are_told_before_one_is_made() {
     for (test, at, words) in [

@@ -98,6 +98,7 @@ fn asked_for(payload: &Payload) -> Vec<(&'static str, String)> {
     for output in &payload.outputs {
         let class = match output.class {
             StageClass::File => "a file",
+            StageClass::Folder => "a folder",
             StageClass::Memory => "memory",
             StageClass::Value => "a value",
             StageClass::Pipe => "a pipe",

@@ -50,7 +50,8 @@ pub(super) fn empty(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let removed = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+            // Those of a stage are read-only.
+            Ok(kind) if kind.is_dir() => oci_runner::remove_tree(&path),
             _ => fs::remove_file(&path),
         };
         if let Err(error) = removed {

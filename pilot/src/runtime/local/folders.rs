@@ -307,7 +307,7 @@ impl Drop for PilotFolders {
     fn drop(&mut self) {
         if self.serves {
             // Folders go when they are empty: stages that unfinished runs will read keep theirs.
-            prune(&self.stages_root());
+            prune(&self.stages_root(), 2);
             let _ = remove_tree(&self.scratch.join("slots"));
             let _ = remove_tree(&self.pipes());
             if !self.stages_root().exists() {

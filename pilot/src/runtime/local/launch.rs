@@ -99,6 +99,7 @@ impl Live {
             let files = self.outputs.iter().filter_map(|output| match output {
                 OpenOutput::File(file) => Some(file.clone()),
                 OpenOutput::Memory(_)
+                | OpenOutput::Folder
                 | OpenOutput::Value(_)
                 | OpenOutput::Shared(_)
                 | OpenOutput::Passing => None,

@@ -18,9 +18,12 @@ pub(in crate::runtime) fn open_folder(path: &Path) -> Result<OwnedFd, Fault> {
         .map_err(|errno| Fault::new(FaultClass::Slot, format!("open folder {}: {errno}", path.display())))
 }
 
+/// Removes a stage on disk, and its folders once they hold none.
 pub(super) fn drop_file(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!(stage = %path.display(), %error, "a file stage is left until the pilot ends");
+    let is_folder = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+    let removed = if is_folder { oci_runner::remove_tree(path) } else { std::fs::remove_file(path) };
+    if let Err(error) = removed {
+        tracing::warn!(stage = %path.display(), %error, "a stage on disk is left until the pilot ends");
     }
     if let Some(folder) = path.parent() {
         tidy(folder);
@@ -40,11 +43,11 @@ pub(super) fn tidy(folder: &Path) {
     }
 }
 
-/// Removes the empty folders below `folder`, and it too if nothing is left.
-pub(in crate::runtime) fn prune(folder: &Path) {
+/// Removes the empty folders `levels` deep below `folder`, and it too if nothing is left. Deeper ones are in stages.
+pub(in crate::runtime) fn prune(folder: &Path, levels: u32) {
     for (path, is_folder) in entries(folder) {
-        if is_folder {
-            prune(&path);
+        if is_folder && levels > 0 {
+            prune(&path, levels - 1);
         }
     }
     let _ = std::fs::remove_dir(folder);

@@ -10,11 +10,14 @@ use objects::Source as Content;
 use pilot_core::{Fault, FaultClass};
 use stage::broker::Ended;
 use stage::server::{Content as Opened, Made, Stopped};
-use stage::{CommitError, CommitReason, MemoryStage, OutputFile, StageName, StageUri};
+use stage::{
+    CommitError, CommitReason, FolderError, FolderLimits, MemoryStage, OutputFile, StageName, StageUri,
+    commit_folder,
+};
 
 use super::folders::{drop_file, open_folder};
 use super::opening::OpenOutput;
-use super::saving::copy_to;
+use super::saving::{copy_folder_to, copy_to, is_program};
 use super::{Stages, reading, stopped};
 use crate::fault::chain;
 use crate::payload::{Output, Payload, Save, StageClass};
@@ -28,6 +31,7 @@ enum Saving {
 /// What a payload left, out of its reach.
 enum Landed {
     File { folder: PathBuf, bytes: u64 },
+    Folder { folder: PathBuf, bytes: u64 },
     Memory(MemoryStage),
     Value(Vec<u8>),
     ByClient { bytes: u64 },
@@ -86,6 +90,10 @@ impl Stages {
 
     /// Copies what a payload left to where the user wants it.
     fn save(&self, landed: &Landed, uri: &StageUri, to: &Save) -> Result<(), Fault> {
+        if let (Landed::Folder { folder, .. }, Save::File(path)) = (landed, to) {
+            return copy_folder_to(&folder.join(uri.output.as_str()), path)
+                .map_err(|error| unsaved(&uri.output, to, &error));
+        }
         let content = self.content(landed, uri).map_err(|error| unsaved(&uri.output, to, &error))?;
         match (to, content) {
             (Save::Object(url), content) => {
@@ -99,10 +107,11 @@ impl Stages {
                 })
             }
             (Save::File(path), Saving::File(mut file)) => {
-                copy_to(&mut file, path).map_err(|error| unsaved(&uri.output, to, &error))
+                let is_program = is_program(&file);
+                copy_to(&mut file, path, is_program).map_err(|error| unsaved(&uri.output, to, &error))
             }
             (Save::File(path), Saving::Value(value)) => {
-                copy_to(&mut value.as_slice(), path).map_err(|error| unsaved(&uri.output, to, &error))
+                copy_to(&mut value.as_slice(), path, false).map_err(|error| unsaved(&uri.output, to, &error))
             }
         }
     }
@@ -110,6 +119,7 @@ impl Stages {
     fn content(&self, landed: &Landed, uri: &StageUri) -> std::io::Result<Saving> {
         Ok(match landed {
             Landed::File { folder, .. } => Saving::File(File::open(folder.join(uri.output.as_str()))?),
+            Landed::Folder { .. } => return Err(std::io::ErrorKind::IsADirectory.into()),
             Landed::Memory(stage) => Saving::File(File::from(stage.reader().map_err(|error| error.source)?)),
             Landed::Value(value) => Saving::Value(value.clone()),
             Landed::ByClient { .. } => match self.broker.reader(uri, None) {
@@ -134,6 +144,9 @@ impl Stages {
             Landed::File { folder, bytes } => {
                 (self.made(&uri, bytes)?, Some(folder.join(output.name.as_str())))
             }
+            Landed::Folder { folder, bytes } => {
+                (Made::Folder { bytes }, Some(folder.join(output.name.as_str())))
+            }
         };
         let kept = self.broker.insert(&uri, made, &reading(payload, output)).map_err(stopped)?;
         match (kept, path) {
@@ -153,32 +166,67 @@ impl Stages {
     }
 }
 
-/// Takes what a payload left by path, a file into the folder `stages`; `None` when nothing of it is kept.
+/// Why nothing was taken.
+struct Missed {
+    /// The payload did write something.
+    written: bool,
+    /// In one line.
+    text: String,
+}
+
+impl Missed {
+    fn new(reason: &CommitReason, error: &dyn std::error::Error) -> Self {
+        Self { written: !matches!(reason, CommitReason::NotProduced), text: chain(error) }
+    }
+}
+
+impl From<CommitError> for Missed {
+    fn from(error: CommitError) -> Self {
+        Self::new(&error.reason, &error)
+    }
+}
+
+impl From<FolderError> for Missed {
+    fn from(error: FolderError) -> Self {
+        Self::new(&error.reason, &error)
+    }
+}
+
+/// Takes what a payload left by path, what lies on disk into the folder `stages`; `None` when nothing of it is kept.
 fn land(
     output: &Output,
     open: OpenOutput,
     (from, into): (&OwnedFd, &OwnedFd),
     stages: &Path,
-) -> Option<Result<Landed, CommitError>> {
+) -> Option<Result<Landed, Missed>> {
+    let folder = || stages.to_path_buf();
     let file = |file: OutputFile| file.commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name);
     let landed = match open {
-        OpenOutput::File(open) => {
-            file(open).map(|stage| Landed::File { folder: stages.to_path_buf(), bytes: stage.bytes })
+        OpenOutput::File(open) => file(open)
+            .map(|stage| Landed::File { folder: folder(), bytes: stage.bytes })
+            .map_err(Missed::from),
+        OpenOutput::Folder => {
+            let limits = FolderLimits::new(output.max_bytes);
+            commit_folder(from.as_fd(), &output.name, limits, into.as_fd(), &output.name)
+                .map(|stage| Landed::Folder { folder: folder(), bytes: stage.bytes })
+                .map_err(Missed::from)
         }
         OpenOutput::Memory(writer) => {
-            writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error)
+            writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error.into())
         }
         OpenOutput::Value(open) => {
-            file(open).and_then(|_| {
-                // It is the pilot's alone by now, and no larger than a value may be.
-                let path = stages.join(output.name.as_str());
-                let value = std::fs::read(&path);
-                let _ = std::fs::remove_file(&path);
-                value.map(Landed::Value).map_err(|source| CommitError {
-                    output: output.name.clone(),
-                    reason: CommitReason::Io { doing: "read it", source },
+            file(open)
+                .and_then(|_| {
+                    // It is the pilot's alone by now, and no larger than a value may be.
+                    let path = stages.join(output.name.as_str());
+                    let value = std::fs::read(&path);
+                    let _ = std::fs::remove_file(&path);
+                    value.map(Landed::Value).map_err(|source| CommitError {
+                        output: output.name.clone(),
+                        reason: CommitReason::Io { doing: "read it", source },
+                    })
                 })
-            })
+                .map_err(Missed::from)
         }
         OpenOutput::Shared(_) | OpenOutput::Passing => return None,
     };
@@ -188,7 +236,7 @@ fn land(
 /// An output is made in one of two ways. `dropped` outputs were created by clients that did not commit them.
 fn either(
     output: &Output,
-    by_path: Result<Landed, CommitError>,
+    by_path: Result<Landed, Missed>,
     by_client: Option<u64>,
     dropped: usize,
 ) -> Result<Landed, Fault> {
@@ -202,26 +250,26 @@ fn either(
                 "commit output \"{name}\": it was written to /stage/out/{name} and committed by a client; make it in one way"
             ))
         }
-        (Err(error), _) if !matches!(error.reason, CommitReason::NotProduced) => wrong(chain(&error)),
+        (Err(missed), _) if missed.written => wrong(missed.text),
         (Err(_), Some(bytes)) => Ok(Landed::ByClient { bytes }),
-        (Err(error), None) if output.class == StageClass::Memory && dropped > 0 => {
-            wrong(format!("{}, and no client committed it", chain(&error)))
+        (Err(missed), None) if output.class == StageClass::Memory && dropped > 0 => {
+            wrong(format!("{}, and no client committed it", missed.text))
         }
-        (Err(error), None) => wrong(chain(&error)),
+        (Err(missed), None) => wrong(missed.text),
     }
 }
 
 impl Landed {
     fn bytes(&self) -> u64 {
         match self {
-            Self::File { bytes, .. } | Self::ByClient { bytes } => *bytes,
+            Self::File { bytes, .. } | Self::Folder { bytes, .. } | Self::ByClient { bytes } => *bytes,
             Self::Memory(stage) => stage.bytes(),
             Self::Value(value) => value.len() as u64,
         }
     }
 
     fn drop_file(&self, name: &StageName) {
-        if let Self::File { folder, .. } = self {
+        if let Self::File { folder, .. } | Self::Folder { folder, .. } = self {
             drop_file(&folder.join(name.as_str()));
         }
     }

@@ -14,7 +14,7 @@ use stage::broker::SessionId;
 use stage::server::Content;
 use stage::{
     Class, Lending, Medium, MemoryWriter, OutputFile, Reservation, ReserveError, StageName, StageUri,
-    lend_file,
+    lend_file, lend_folder, prepare_folder,
 };
 
 use super::folders::open_folder;
@@ -27,6 +27,8 @@ use crate::payload::{Output, Payload, Source, StageClass};
 pub(in crate::runtime) enum OpenOutput {
     /// A file in the slot's `out` folder.
     File(OutputFile),
+    /// A folder in the slot's `out` folder.
+    Folder,
     /// Memory; the payload reaches it through the stage holder.
     Memory(MemoryWriter),
     /// A file in the slot's `out` folder, whose bytes are taken.
@@ -62,6 +64,12 @@ impl Stages {
             self.reserve(payload, output)?;
             open.push(match output.class {
                 StageClass::File => OpenOutput::File(prepare(&folder, output, foreign_uid)?),
+                StageClass::Folder => {
+                    let mode = if foreign_uid { 0o777 } else { 0o700 };
+                    prepare_folder(folder.as_fd(), &output.name, mode)
+                        .map_err(|error| Fault::new(FaultClass::Slot, chain(&error)))?;
+                    OpenOutput::Folder
+                }
                 StageClass::Value => OpenOutput::Value(prepare(&folder, output, foreign_uid)?),
                 StageClass::Memory => {
                     let memory = MemoryWriter::create(&output.name, Lending::ByPath);
@@ -80,7 +88,7 @@ impl Stages {
 
     fn reserve(&self, payload: &Payload, output: &Output) -> Result<(), Fault> {
         let (class, medium) = match output.class {
-            StageClass::File => (Class::File, Medium::Disk),
+            StageClass::File | StageClass::Folder => (Class::File, Medium::Disk),
             // To the ledger, what is shared is memory that is never committed.
             StageClass::Memory | StageClass::Shared => (Class::Mem, Medium::Memory),
             // The kernel holds at most some pages of it.
@@ -162,6 +170,11 @@ impl Stages {
         let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there"));
         if let Some(path) = self.file(uri) {
             let stages = open_folder(path.parent().unwrap_or(&path))?;
+            if path.is_dir() {
+                return lend_folder(stages.as_fd(), &uri.output, folder, name)
+                    .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
+                    .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)));
+            }
             return lend_file(stages.as_fd(), &uri.output, folder, name)
                 .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
                 .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)));
@@ -201,7 +214,21 @@ impl Stages {
                     open.push(OpenOutput::Passing);
                     continue;
                 }
-                StageClass::Pipe | StageClass::File | StageClass::Memory | StageClass::Value => {}
+                StageClass::Folder if statat(&out, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() => {
+                    if touched {
+                        // Some of it may have left.
+                        let text = format!("output \"{name}\" was being kept when its pilot died");
+                        return Err(Fault::new(FaultClass::Retry, text));
+                    }
+                    self.reserve(payload, output)?;
+                    open.push(OpenOutput::Folder);
+                    continue;
+                }
+                StageClass::Pipe
+                | StageClass::File
+                | StageClass::Folder
+                | StageClass::Memory
+                | StageClass::Value => {}
             }
             let Some(file) = files.iter().find(|file| *file.name() == output.name) else {
                 let text = format!("output \"{name}\" was in the memory of a pilot that is gone");

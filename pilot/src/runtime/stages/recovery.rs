@@ -7,17 +7,21 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stage::broker::Broker;
+use stage::server::Made;
 use stage::{StageName, StageUri};
 
 use super::Stages;
 use super::folders::{NOTE, tidy};
-use crate::payload::Payload;
+use crate::payload::{Payload, StageClass};
 
 /// One stage as it is noted.
 #[derive(Debug, Serialize, Deserialize)]
 struct Noted {
     output: StageName,
     bytes: u64,
+    /// It is a folder, whose files have so many bytes together.
+    #[serde(default)]
+    folder: bool,
     readers: BTreeSet<StageName>,
 }
 
@@ -28,10 +32,14 @@ impl Stages {
             payload.outputs.iter().map(|output| payload.stage(&output.name)).collect();
         let held = self.lock();
         uris.retain(|uri| held.contains_key(uri));
+        let folders = payload.outputs.iter().filter(|output| output.class == StageClass::Folder);
+        let folders: BTreeSet<StageName> = folders.map(|output| output.name.clone()).collect();
         let noted = move |broker: &mut Broker| -> Vec<Noted> {
             let known = uris.into_iter().filter_map(|uri| {
                 let object = broker.ledger().object(&uri)?;
-                Some(Noted { output: uri.output, bytes: object.bytes, readers: object.readers.clone() })
+                let folder = folders.contains(&uri.output);
+                let (bytes, readers) = (object.bytes, object.readers.clone());
+                Some(Noted { output: uri.output, bytes, folder, readers })
             });
             known.collect()
         };
@@ -61,7 +69,8 @@ impl Stages {
                 let is_held = |name: &str| noted.iter().any(|entry| entry.output.as_str() == name);
                 for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
                     if !entry.file_name().to_str().is_some_and(|name| name == NOTE || is_held(name)) {
-                        let _ = std::fs::remove_file(entry.path());
+                        let path = entry.path();
+                        let _ = std::fs::remove_file(&path).or_else(|_| oci_runner::remove_tree(&path));
                     }
                 }
                 tidy(&folder);
@@ -70,15 +79,17 @@ impl Stages {
     }
 
     fn recover_file(&self, workflow: &StageName, payload: &StageName, noted: &Noted, folder: &Path) {
-        let Noted { output, bytes, readers } = noted;
+        let Noted { output, bytes, folder: is_folder, readers } = noted;
         let uri = StageUri { workflow: workflow.clone(), payload: payload.clone(), output: output.clone() };
-        let there = std::fs::symlink_metadata(folder.join(output.as_str()))
-            .is_ok_and(|meta| meta.is_file() && meta.len() == *bytes);
+        let there = std::fs::symlink_metadata(folder.join(output.as_str())).is_ok_and(|meta| {
+            if *is_folder { meta.is_dir() } else { meta.is_file() && meta.len() == *bytes }
+        });
         if !there || readers.is_empty() {
             return;
         }
         let mut held = self.lock();
-        let Ok(made) = self.made(&uri, *bytes) else { return };
+        let made = if *is_folder { Ok(Made::Folder { bytes: *bytes }) } else { self.made(&uri, *bytes) };
+        let Ok(made) = made else { return };
         if let Ok(Ok(true)) = self.broker.insert(&uri, made, readers) {
             held.insert(uri, folder.join(output.as_str()));
         }

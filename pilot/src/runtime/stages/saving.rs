@@ -5,12 +5,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat};
 
 /// Copies a stage to where the user wants it: it gets its name last, so that the user never sees half of it.
-pub(super) fn copy_to<R: Read>(from: &mut R, path: &Path) -> std::io::Result<()> {
+pub(super) fn copy_to<R: Read>(from: &mut R, path: &Path, program: bool) -> std::io::Result<()> {
+    let mode = saved(program);
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     // Without a name until it is whole: a pilot that is killed leaves nothing of it.
@@ -19,18 +21,62 @@ pub(super) fn copy_to<R: Read>(from: &mut R, path: &Path) -> std::io::Result<()>
         // Not every file system can (NFS).
         let mut into = tempfile::NamedTempFile::new_in(folder)?;
         std::io::copy(from, into.as_file_mut())?;
-        rustix::fs::fchmod(into.as_file(), SAVED)?;
+        rustix::fs::fchmod(into.as_file(), mode)?;
         into.persist(path)?;
         return Ok(());
     };
     let mut into = File::from(into);
     std::io::copy(from, &mut into)?;
-    rustix::fs::fchmod(&into, SAVED)?;
+    rustix::fs::fchmod(&into, mode)?;
     give_name(&into, folder, path)
 }
 
+/// Copies a folder to where the user wants it. What is there is replaced at once; a folder that is there is removed.
+pub(super) fn copy_folder_to(from: &Path, path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let fresh = tempfile::Builder::new().prefix(".latebind-").tempdir_in(folder)?;
+    let copy = fresh.path().join("copy");
+    copy_tree(from, &copy)?;
+    match std::fs::rename(&copy, path) {
+        // Something is there: a folder that is not empty, or no folder.
+        Err(_) if std::fs::symlink_metadata(path).is_ok() => {
+            rustix::fs::renameat_with(CWD, &copy, CWD, path, RenameFlags::EXCHANGE)?;
+            let is_folder = std::fs::symlink_metadata(&copy).is_ok_and(|meta| meta.is_dir());
+            if is_folder { oci_runner::remove_tree(&copy) } else { std::fs::remove_file(&copy) }
+        }
+        renamed => renamed,
+    }
+}
+
+/// Files, folders and links of a stage: nobody changes it, and its links stay inside.
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, into) = (entry.file_type()?, to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy_tree(&entry.path(), &into)?;
+        } else if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(entry.path())?, into)?;
+        } else {
+            let (mut from, mut into) = (File::open(entry.path())?, File::create_new(&into)?);
+            std::io::copy(&mut from, &mut into)?;
+            rustix::fs::fchmod(&into, saved(is_program(&from)))?;
+        }
+    }
+    Ok(())
+}
+
 /// What the user may do with a saved output.
-const SAVED: Mode = Mode::from_raw_mode(0o644);
+const fn saved(program: bool) -> Mode {
+    Mode::from_raw_mode(if program { 0o755 } else { 0o644 })
+}
+
+/// Whether anybody may run it.
+pub(super) fn is_program(file: &File) -> bool {
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
+}
 
 /// Puts a file without a name in the place of what is at `path`.
 fn give_name(file: &File, folder: &Path, path: &Path) -> std::io::Result<()> {
