@@ -244,6 +244,7 @@ static inline int latebind_ask_(latebind_client *c, const unsigned char *questio
             code = latebind_get_(&r);
             text = latebind_get_blob_(&r, &n_text);
             break;
+        case 7: a->bytes = latebind_get_(&r); break; /* ByPath: bytes */
         default: r.bad = true;
         }
         bool wants_fd = a->kind == 0 || a->kind == 3;
@@ -323,6 +324,18 @@ static inline int latebind_open_within_(latebind_client *c, const char *name, ui
         if (data) memcpy(data, a.value, a.value_bytes);
         in->data = data;
         goto out;
+    }
+    if (a.kind == 7) {
+        /* A file of this payload's own user, which its mount keeps as it is. */
+        char path[96];
+        snprintf(path, sizeof path, "/stage/in/%s", name);
+        a.fd = open(path, O_RDONLY | O_CLOEXEC);
+        a.kind = 3;
+        a.stage_class = 1;
+        if (a.fd < 0) {
+            code = latebind_fail_(c, LATEBIND_SYSTEM, "open input", name, strerror(errno));
+            goto out;
+        }
     }
     if (a.kind != 3) {
         code = latebind_broken_(c, "it answered another question");

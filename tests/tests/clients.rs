@@ -70,6 +70,26 @@ fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
 }
 
 #[test]
+fn no_reader_of_any_class_can_change_what_others_read() {
+    let Some(site) = site("no_reader_of_any_class_can_change_what_others_read") else { return };
+    let inputs = "inputs: [{name: f, from: 'stage://writes/f'}, {name: m, from: 'stage://writes/m'}]";
+    let ran = site.run(&flow(&[
+        sh(
+            "writes",
+            "echo file > /stage/out/f; echo memory > /stage/out/m",
+            "outputs: [{name: f}, {name: m, class: mem}]",
+        ),
+        sh("spoils", "stages spoil f; stages spoil m", inputs),
+        sh("reads", "cat /stage/in/f /stage/in/m", &format!("{inputs}, after: [spoils]")),
+    ]));
+    ran.assert_code(0);
+    let tried = site.log("spoils", "stdout");
+    assert!(tried.lines().count() >= 3 && !tried.contains("changed"), "{tried}");
+    assert_eq!(site.log("reads", "stdout"), "file\nmemory\n");
+    site.assert_baseline();
+}
+
+#[test]
 fn what_no_client_committed_is_no_output() {
     let Some(site) = site("what_no_client_committed_is_no_output") else { return };
     let makes = |name: &str, script: &str| {

@@ -161,7 +161,16 @@ pub enum Answer {
         /// For people: one line, what failed, on what, what to do next.
         text: String,
     },
+    /// To Open, for a file that the payload's user owns: it lies at [`INPUTS`]`/NAME`, where its mount keeps it from being
+    /// changed. By a descriptor from elsewhere its owner could give itself the right to.
+    ByPath {
+        /// Its size.
+        bytes: u64,
+    },
 }
+
+/// Where a payload finds its inputs by path.
+pub const INPUTS: &str = "/stage/in";
 
 /// How a stage is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -293,7 +302,8 @@ impl Check for FromBroker {
                 Answer::Lent { note: None, .. }
                 | Answer::Committed { .. }
                 | Answer::Abandoned
-                | Answer::Opened { .. } => Ok(()),
+                | Answer::Opened { .. }
+                | Answer::ByPath { .. } => Ok(()),
             },
         }
     }

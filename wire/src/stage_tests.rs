@@ -52,6 +52,7 @@ fn messages_survive_a_round_trip() {
         tell(Answer::Committed { bytes: 9, seal_us: 3 }),
         tell(Answer::Abandoned),
         tell(Answer::Opened { class: Class::Mem, bytes: 9 }),
+        tell(Answer::ByPath { bytes: u64::MAX }),
         tell(Answer::Value { value: vec![7; VALUE_BYTES_MAX] }),
         tell(Answer::Listed { listing: listing(ROWS_MAX) }),
         tell(Answer::Refused { code: Code::Io, text: "x".repeat(TEXT_BYTES_MAX) }),

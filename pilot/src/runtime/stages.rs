@@ -54,17 +54,19 @@ pub(super) struct Stages {
 
 impl Stages {
     /// Starts the broker; files will lie below `root`. FIFOs are made in `pipes`, which must be on the file system
-    /// of the slots' folders.
+    /// of the slots' folders. `same_uid` says that payloads have the pilot's own.
     pub(super) fn new(
         memory_bytes: u64,
         noted: bool,
         root: PathBuf,
         pipes: PathBuf,
         objects: Objects,
+        same_uid: bool,
     ) -> std::io::Result<Self> {
         // The disk's own limit is the file system's; ours would only guess at what others will write to it.
         let budget = Budget { memory_bytes, disk_bytes: u64::MAX };
-        let broker = BrokerServer::start(Settings::new(Limits::new(budget)))?;
+        let settings = Settings { files_by_path: same_uid, ..Settings::new(Limits::new(budget)) };
+        let broker = BrokerServer::start(settings)?;
         Ok(Self {
             broker,
             files: Mutex::default(),

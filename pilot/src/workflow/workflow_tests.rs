@@ -128,7 +128,7 @@ fn fields_of_the_wrong_type_are_all_told() {
             "9:20: \"B\" is empty; write text or a number",
             "10:17: \"at_most_once\" is \"yes\"; write true or false",
             "11:11: \"rootfs\" is \"rw\"; write read-only or writable",
-            "12:30: \"class\" is \"memory\"; write file, mem, value, pipe or shared",
+            "12:30: \"class\" is \"memory\"; write file, mem, folder, value, pipe or shared",
             "13:9: \"inputs\" is empty; write a list",
         ],
     );

@@ -33,7 +33,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use wire::stage::{Answer, Code, Listing, Request, VALUE_BYTES_MAX, WAIT_MS_MAX};
+use wire::stage::{Answer, Class, Code, INPUTS, Listing, Request, VALUE_BYTES_MAX, WAIT_MS_MAX};
 
 use crate::StageName;
 
@@ -196,6 +196,12 @@ impl Client {
         match self.line.ask(Request::Open { input: input.to_owned(), wait_ms })? {
             (Answer::Opened { class, bytes }, Some(fd)) => Input::new(name, class, bytes, fd),
             (Answer::Value { value }, None) => Ok(Input::of_value(name, value)),
+            (Answer::ByPath { bytes }, None) => {
+                let path = format!("{INPUTS}/{name}");
+                let file = std::fs::File::open(path)
+                    .map_err(|source| ClientError::Io { doing: "open an input's file", source })?;
+                Input::new(name, Class::File, bytes, file.into())
+            }
             _ => Err(UNASKED),
         }
     }

@@ -108,6 +108,9 @@ impl Engine {
             Effect::Keep { object, value } => drop(self.objects.insert(object, Object::Value(value))),
             Effect::Open { peer, id, object, class, bytes } => match self.objects.open(object) {
                 Ok(Content::Value(value)) => self.tell_id(peer, id, Answer::Value { value }, None),
+                Ok(Content::File(_)) if self.files_by_path => {
+                    self.tell_id(peer, id, Answer::ByPath { bytes }, None);
+                }
                 Ok(Content::Memory(fd) | Content::File(fd)) => {
                     self.tell_id(peer, id, Answer::Opened { class, bytes }, Some(fd));
                 }

@@ -42,6 +42,7 @@ pub(super) struct Engine {
     seals: Worker,
     disk: Worker,
     pub(super) spill_dir: Option<Arc<OwnedFd>>,
+    pub(super) files_by_path: bool,
     patience_ms: u64,
     fds_max: usize,
     /// Sessions whose seals took too long to be waited for here.
@@ -61,7 +62,7 @@ const LOOK_MS: u64 = 20;
 
 impl Engine {
     pub(super) fn new(settings: Settings, inbox: Receiver<Message>, way_in: &Inbox) -> io::Result<Self> {
-        let Settings { limits, spill_dir, patience_ms } = settings;
+        let Settings { limits, spill_dir, files_by_path, patience_ms } = settings;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = Arc::clone(&way_in.wake);
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
@@ -79,6 +80,7 @@ impl Engine {
             seals: Worker::start("stage-seals", way_in)?,
             disk: Worker::start("stage-disk", way_in)?,
             spill_dir: spill_dir.map(Arc::new),
+            files_by_path,
             patience_ms,
             fds_max: limits.open_max,
             slow: BTreeSet::new(),

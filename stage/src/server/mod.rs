@@ -45,6 +45,8 @@ pub struct Settings {
     pub limits: Limits,
     /// An empty folder for stages that are moved out of memory; without one, none are.
     pub spill_dir: Option<OwnedFd>,
+    /// Payloads have the uid that owns the files: they get none by descriptor (see [`wire::stage::Answer::ByPath`]).
+    pub files_by_path: bool,
     /// How long a peer may leave an answer unread, or be silent before its Hello, in milliseconds.
     pub patience_ms: u64,
 }
@@ -53,7 +55,7 @@ impl Settings {
     /// Patience of ten seconds, no spilling.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, spill_dir: None, patience_ms: 10_000 }
+        Self { limits, spill_dir: None, files_by_path: false, patience_ms: 10_000 }
     }
 }
 

@@ -142,7 +142,12 @@ class Client:
 
     def _open(self, name: str, wait_ms: int) -> Input:
         _wire.check_name("open input", name)
-        answer, fd = self._ask(lambda ident: _wire.open_input(ident, name, wait_ms), "opened", "value")
+        answer, fd = self._ask(lambda ident: _wire.open_input(ident, name, wait_ms), "opened", "value", "by_path")
+        if answer.kind == "by_path":
+            try:
+                fd = os.open(f"{_wire.INPUTS}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise StageError(f'open input "{name}": {error.strerror or error}') from None
         if fd is None:
             return Input(name, StageClass.VALUE, memoryview(answer.value), None)
         try:

@@ -12,6 +12,7 @@ from typing import List, NamedTuple, Optional, Tuple
 PROTOCOL = (1, 0)
 FRAME_BYTES_MAX = 68 * 1024
 VALUE_BYTES_MAX = 64 * 1024
+INPUTS = "/stage/in"
 WAIT_MS_MAX = 86_400_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -231,6 +232,8 @@ class _Reader:
         if kind == 6:
             code = Code(self.number())
             return Answer("refused", code=code, text=self.text())
+        if kind == 7:
+            return Answer("by_path", self.number(), stage_class=StageClass.FILE)
         raise ValueError("an unknown answer")
 
 

@@ -203,6 +203,7 @@ impl KubernetesRuntime {
             share.stages_root(),
             share.private().join("pipes"),
             Objects::new(config.object_access, share.private().join("objects"), config.object_cache_bytes),
+            false,
         );
         let shared = Arc::new(Shared {
             images: Images::new(&config.store, config.registry_access)?,

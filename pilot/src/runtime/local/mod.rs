@@ -139,8 +139,8 @@ impl LocalRuntime {
         // Beside what all pilots of this user have on this disk: what one has fetched serves the others.
         let cache = config.scratch_dir.join("objects");
         let objects = Objects::new(config.object_access.clone(), cache, config.object_cache_bytes);
-        let stages =
-            Stages::new(config.memory_bytes, serves, folders.stages_root(), folders.pipes(), objects);
+        let (root, pipes) = (folders.stages_root(), folders.pipes());
+        let stages = Stages::new(config.memory_bytes, serves, root, pipes, objects, !foreign_uid);
         let shared = Shared {
             folders,
             images,
