@@ -13,6 +13,7 @@ pub mod fuzz;
 pub mod images;
 pub mod kube;
 pub mod registry;
+pub mod rounds;
 pub mod run;
 pub mod spooled;
 

@@ -6,13 +6,12 @@
 //! one; the seed is printed.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use pilot_tests::chaos::{Draw, Service, brief, files, inmates, kill, out, spool, stdout};
+use pilot_tests::note;
+use pilot_tests::rounds::{Notes, Rounds};
 use pilot_tests::run::{SOON, Site, flow, sh, within};
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use spool::{Detail, RunId, State};
 
 const ROUNDS: u64 = 100;
@@ -21,46 +20,13 @@ const KILLS_MAX: u64 = 5;
 /// Disruptions after which a payload is given up.
 const DISRUPTIONS: u32 = 5;
 
-#[expect(clippy::disallowed_methods, reason = "the long form's settings")]
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-fn say(line: &str) {
-    // Past the test runner, which keeps what a passing test prints to itself.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
-
-/// Where each payload notes that it was started: a FIFO in an input folder, which may be written though the folder may not
-/// (open(2): EROFS is for files).
-struct Notes(OwnedFd);
-
-impl Notes {
-    fn new(site: &Site) -> Self {
-        let path = site.path().join("notes");
-        std::fs::create_dir(&path).expect("mkdir");
-        let path = path.join("fifo");
-        mknodat(CWD, &path, FileType::Fifo, Mode::empty(), 0).expect("mkfifo");
-        rustix::fs::chmod(&path, Mode::from_raw_mode(0o666)).expect("chmod");
-        // Open for both, so that no writer ever waits for a reader.
-        Self(
-            rustix::fs::open(&path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-                .expect("open"),
-        )
+/// How often each payload has noted a start since the last look.
+fn starts(notes: &Notes) -> BTreeMap<String, u32> {
+    let mut starts = BTreeMap::new();
+    for name in notes.take() {
+        *starts.entry(name).or_insert(0) += 1;
     }
-
-    /// How often each payload has noted a start since the last look.
-    fn take(&self) -> BTreeMap<String, u32> {
-        let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
-        while let Ok(read @ 1..) = rustix::io::read(&self.0, &mut chunk) {
-            text.extend_from_slice(&chunk[..read]);
-        }
-        let mut starts = BTreeMap::new();
-        for name in String::from_utf8_lossy(&text).lines() {
-            *starts.entry(name.to_owned()).or_insert(0) += 1;
-        }
-        starts
-    }
+    starts
 }
 
 /// Short and long ones, such as fail, arrays that hand on files and memory, such as may run once, such as run together,
@@ -234,36 +200,29 @@ fn judge_one(detail: &Detail, starts: &BTreeMap<String, u32>, struck: &[Victim])
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the result says how long it took, and chance seeds it")]
 fn whatever_is_killed_each_payload_ends_once_and_nothing_is_left() {
     let test = "whatever_is_killed_each_payload_ends_once_and_nothing_is_left";
     let Some(site) = Site::new(test) else { return };
-    let began = std::time::Instant::now();
-    let rounds = setting("LATEBIND_CHAOS_ROUNDS").unwrap_or(ROUNDS);
-    let chance =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());
-    let seed = setting("LATEBIND_CHAOS_SEED").unwrap_or(chance).max(1);
-    say(&format!("chaos: seed {seed}, {rounds} rounds"));
-    let mut draw = Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut chance = Rounds::begin("chaos", ROUNDS);
     let notes = Notes::new(&site);
     let mut pilot = Service::new(&site, "p", &["--slots", "3", "-v"]);
     pilot.start();
     let work = load();
     let (mut done, mut runs, mut adopted) = (0, 0, 0);
     let mut of_each = BTreeMap::new();
-    while done < rounds {
-        notes.take();
+    while done < chance.count {
+        let _ = notes.take();
         let run = pilot.submit(&work);
         let mut struck = Vec::new();
-        for _ in 0..(2 + draw.below(KILLS_MAX - 1)).min(rounds - done) {
-            std::thread::sleep(Duration::from_millis(draw.below(350)));
-            let victim = VICTIMS[usize::try_from(draw.below(VICTIMS.len() as u64)).unwrap_or(0)];
-            adopted += strike(&mut pilot, victim, &mut draw);
+        for _ in 0..(2 + chance.draw.below(KILLS_MAX - 1)).min(chance.count - done) {
+            std::thread::sleep(Duration::from_millis(chance.draw.below(350)));
+            let victim = VICTIMS[usize::try_from(chance.draw.below(VICTIMS.len() as u64)).unwrap_or(0)];
+            adopted += strike(&mut pilot, victim, &mut chance.draw);
             struck.push(victim);
             *of_each.entry(format!("{victim:?}")).or_insert(0_u32) += 1;
         }
         pilot.wait(run);
-        judge(&site, run, &notes.take(), &struck);
+        judge(&site, run, &starts(&notes), &struck);
         (done, runs) = (done + struck.len() as u64, runs + 1);
     }
     // Nothing is left of what was handed on.
@@ -274,8 +233,9 @@ fn whatever_is_killed_each_payload_ends_once_and_nothing_is_left() {
     pilot.reap();
     drop(notes);
     site.assert_baseline();
-    say(&format!(
-        "chaos: seed {seed}, {done} rounds ({of_each:?}) upon {runs} runs, {adopted} adoptions, {} s",
-        began.elapsed().as_secs()
+    note(&format!(
+        "chaos: seed {}, {done} rounds ({of_each:?}) upon {runs} runs, {adopted} adoptions, {} s",
+        chance.seed,
+        chance.seconds()
     ));
 }
