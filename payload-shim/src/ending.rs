@@ -63,6 +63,7 @@ impl Shim {
                     let (launch, links) = (payload.id, std::mem::take(&mut payload.links));
                     self.phase = Phase::Idle;
                     self.kept.clear();
+                    self.retained.end();
                     // It may have been stopped before its exec could fail.
                     self.sweep = None;
                     self.undo(&links);
@@ -163,6 +164,7 @@ impl Shim {
         }
         self.phase = Phase::Idle;
         self.kept.clear();
+        self.retained.end();
         self.helped = false;
         self.is_unclean = report.failures > 0;
         if self.memory_grew {

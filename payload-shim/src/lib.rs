@@ -9,7 +9,8 @@
 //! ```
 //! One process, and a second one where stages are lent, because a payload has the same uid as they. PID 1 is not
 //! dumpable, so the payload can neither trace it nor take its descriptors; it keeps the control socket. The holder is
-//! dumpable, so that links into its `/proc/<pid>/fd` work; it keeps stage descriptors and nothing else ([`holder`]).
+//! dumpable, so that links into its `/proc/<pid>/fd` work; it keeps stage descriptors and nothing else ([`holder`]). Stages in
+//! memory that a pilot which comes back is to have again are kept by PID 1, out of payloads' reach (`retained.rs`).
 //!
 //! One poll loop ([`shim`]) waits for signals, the pilot, the payload's exec and deadlines. What the pilot may say is
 //! in [`wire::slot`]; what each word does is in `orders.rs`; how a payload comes to its end is in `ending.rs`.
@@ -54,6 +55,7 @@ mod link;
 mod orders;
 mod privileges;
 mod ran;
+mod retained;
 mod standing;
 #[expect(unsafe_code, reason = "fork, exec, wait4, signalfd and the environment have no safe wrapper")]
 mod sys;

@@ -18,8 +18,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use wire::frame::{SendError, receive, send};
-use wire::slot::{FromShim, Nonce, ShimState, ToShim};
+use wire::frame::{FRAME_FDS_MAX, SendError, receive, send};
+use wire::slot::{FromShim, Held, Nonce, ShimState, ToShim};
 use wire::version::PROTOCOL;
 
 /// Time for the first connection and for each Welcome: longer than a pilot's container takes to start after ours.
@@ -123,11 +123,17 @@ impl Link {
         match self.state {
             State::Down { retry_at_ms } if now_ms >= retry_at_ms => {
                 let is_in_state = |told: &FromShim| {
-                    matches!(told, FromShim::Launched { .. } | FromShim::Exited(_) | FromShim::Cleaned(_))
+                    matches!(
+                        told,
+                        FromShim::Launched { .. }
+                            | FromShim::Exited(_)
+                            | FromShim::Cleaned(_)
+                            | FromShim::Collected { .. }
+                    )
                 };
                 self.outbox.retain(|told| !is_in_state(told));
                 let hello = FromShim::Hello { protocol: PROTOCOL, nonce: self.nonce, state: state() };
-                let greeted = self.connect().ok().filter(|socket| put(socket, &hello).is_ok());
+                let greeted = self.connect().ok().filter(|socket| put(socket, &hello, &[]).is_ok());
                 if let Some(socket) = greeted {
                     self.state = State::Greeting { socket, by_ms: now_ms + WELCOME_MS_MAX };
                 } else {
@@ -161,7 +167,7 @@ impl Link {
     /// Tells the pilot, now or when it is back.
     pub(crate) fn tell(&mut self, message: FromShim) {
         if let State::Up { socket } = &self.state {
-            match put(socket, &message) {
+            match put(socket, &message, &[]) {
                 Ok(()) => return,
                 // It has not read for hundreds of messages: cut it off, it may come back.
                 Err(SendError::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {
@@ -174,6 +180,19 @@ impl Link {
         if self.outbox.len() < OUTBOX_MAX {
             self.outbox.push_back(message);
         }
+    }
+
+    /// Answers a pilot that collects. What can't be sent is not waited for: it is made again, and a pilot that went asks anew.
+    pub(crate) fn send_all(&mut self, all: &[(Held, BorrowedFd<'_>)]) {
+        let State::Up { socket } = &self.state else { return };
+        for some in all.chunks(FRAME_FDS_MAX) {
+            let stages = some.iter().map(|(held, _)| held.clone()).collect();
+            let fds: Vec<BorrowedFd<'_>> = some.iter().map(|(_, fd)| *fd).collect();
+            if put(socket, &FromShim::Collected { stages, more: true }, &fds).is_err() {
+                break;
+            }
+        }
+        self.tell(FromShim::Collected { stages: Vec::new(), more: false });
     }
 
     /// Reads one frame; to be called when the socket is readable.
@@ -227,9 +246,9 @@ impl Link {
     }
 }
 
-fn put(socket: &OwnedFd, message: &FromShim) -> Result<(), SendError> {
+fn put(socket: &OwnedFd, message: &FromShim, fds: &[BorrowedFd<'_>]) -> Result<(), SendError> {
     match wire::encode(message) {
-        Ok(bytes) => send(socket.as_fd(), &bytes, &[]),
+        Ok(bytes) => send(socket.as_fd(), &bytes, fds),
         // Our messages are short and keep their limits; an empty one is refused as such.
         Err(_) => Err(SendError::Empty),
     }

@@ -38,6 +38,9 @@ impl Shim {
             }
             ToShim::Retire => self.leave(Exit::Retired, now_ms),
             ToShim::SignalExec { id, signal } => self.signal_companion(id, signal),
+            ToShim::Retain { launch, outputs } => self.retained.keep(launch, outputs, fds),
+            ToShim::Forget { launch, outputs } => self.retained.forget(launch, &outputs),
+            ToShim::Collect => self.link.send_all(&self.retained.all()),
         }
     }
 
@@ -115,6 +118,7 @@ impl Shim {
         match self.try_launch(launch, &mut sorted, &mut links) {
             Ok(Started { pid, exec }) => {
                 self.kept = launch::lossy(sorted.stdio);
+                self.retained.begin(id, sorted.stages);
                 self.phase = Phase::Busy(Box::new(Payload {
                     id,
                     pid,

@@ -32,6 +32,7 @@ use crate::launch::Execution;
 use crate::link::{Heard, Link};
 use crate::processes::{Processes, Sweep};
 use crate::ran::Ran;
+use crate::retained::Retained;
 use crate::settings::Settings;
 use crate::standing::Standing;
 use crate::sys;
@@ -119,6 +120,7 @@ pub struct Shim {
     pub(crate) processes: Processes,
     pub(crate) cgroup: Cgroup,
     pub(crate) ran: Ran,
+    pub(crate) retained: Retained,
     /// From the first stage that is lent to Clean; and a fresh one after it, when a payload with stages went before.
     pub(crate) holder: Option<Holder>,
     /// Whether the last launch had stages.
@@ -161,6 +163,7 @@ impl Shim {
             processes,
             cgroup: Cgroup::new(settings.cgroup),
             ran: Ran::default(),
+            retained: Retained::default(),
             holder: None,
             holder_used: false,
             phase: Phase::Idle,

@@ -120,3 +120,74 @@ fn a_payload_that_kills_the_holder_is_ended_and_the_slot_lives_on() {
         assert_eq!(slot.run_shell("ls /stage/in"), "");
     });
 }
+
+/// All that the shim has of outputs in memory: launch, name and content.
+fn collected(slot: &mut common::Slot) -> Vec<(LaunchId, String, String)> {
+    slot.tell(&ToShim::Collect, &[]);
+    let mut all = Vec::new();
+    loop {
+        let (message, fds) = slot.hear_with_fds();
+        let FromShim::Collected { stages, more } = message else { panic!("not Collected: {message:?}") };
+        assert_eq!(stages.len(), fds.len());
+        all.extend(stages.into_iter().zip(&fds).map(|(held, fd)| (held.launch, held.output, content(fd))));
+        if !more {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn what_is_retained_outlives_clean_the_payloads_after_it_and_the_pilot_until_it_is_forgotten() {
+    in_greeted_slots("retained", |slot| {
+        assert_eq!(collected(slot), []);
+        let (own, other) = (memory(b"", 0o666), memory(b"made by a client", 0o444));
+        let mut first = slot.shell("echo by path > /stage/out/p");
+        first.fds = vec![FdRole::StageOut("p".into())];
+        slot.begin(&first, &[own.as_fd()]);
+        slot.exited();
+        let p = (first.id, "p".to_owned(), "by path\n".to_owned());
+        assert_eq!(collected(slot), [p.clone()], "that of the payload which is there");
+        let retain = |outputs: &[&str]| ToShim::Retain {
+            launch: first.id,
+            outputs: outputs.iter().map(|&output| output.to_owned()).collect(),
+        };
+        slot.tell(&retain(&["c"]), &[other.as_fd()]);
+        slot.clean();
+        let c = (first.id, "c".to_owned(), "made by a client".to_owned());
+        assert_eq!(collected(slot), [c.clone()], "what was not retained went with Clean");
+        slot.tell(&retain(&["p"]), &[own.as_fd()]);
+        // The next payload has the same uid, and may take over the stage holder: neither has any of it.
+        let seen = slot.run_shell("ls -l /proc/*/fd 2>/dev/null | grep -c memfd: || true");
+        assert_eq!(seen, "0\n");
+        slot.clean();
+        slot.hang_up();
+        assert_eq!(slot.accept(), ShimState::Idle);
+        slot.welcome(10_000);
+        assert_eq!(collected(slot), [c, p.clone()]);
+        slot.tell(&ToShim::Forget { launch: first.id, outputs: vec!["c".into(), "unknown".into()] }, &[]);
+        slot.tell(&ToShim::Forget { launch: LaunchId([99; 16]), outputs: vec!["p".into()] }, &[]);
+        assert_eq!(collected(slot), [p]);
+    });
+}
+
+#[test]
+fn a_launch_that_failed_leaves_nothing_to_collect_and_many_outputs_come_in_many_frames() {
+    in_greeted_slots("collected", |slot| {
+        let mut bad = slot.launch(&["/no/such"]);
+        bad.fds = vec![FdRole::StageOut("x".into())];
+        slot.refused(&bad, &[memory(b"x", 0o666).as_fd()]);
+        assert_eq!(collected(slot), []);
+        let launch = slot.shell("true").id;
+        let all: Vec<OwnedFd> = (0..40).map(|n| memory(format!("<{n}>").as_bytes(), 0o444)).collect();
+        for (chunk, first) in all.chunks(16).zip((0..).step_by(16)) {
+            let fds: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
+            let outputs = (first..).take(fds.len()).map(|n: usize| format!("s{n}")).collect();
+            slot.tell(&ToShim::Retain { launch, outputs }, &fds);
+        }
+        let found = collected(slot);
+        assert_eq!(found.len(), 40);
+        for (n, (of, name, text)) in found.into_iter().enumerate() {
+            assert_eq!((of, name, text), (launch, format!("s{n}"), format!("<{n}>")));
+        }
+    });
+}

@@ -12,6 +12,10 @@
 //!    |<---------------- Exec(..) [fds] ----|   a helper in the slot, at any time after Welcome
 //!    |<-------- SignalExec(id, signal) ----|
 //!    |-- ExecEnded(id, status) ----------->|
+//!    |<-- Retain(launch, outputs) [fds] ---|   stages in memory, kept beyond Clean for the next life of the pilot
+//!    |<------------ Forget(launch, outputs)|
+//!    |<-------------------------- Collect -|   by a pilot that has come back
+//!    |-- Collected(outputs, more)  [fds] ->|
 //!    |<---------------------- Clean -------|
 //!    |-- Cleaned(report) ----------------->|
 //!    |<---------------------- Retire ------|   the shim exits 0
@@ -160,6 +164,15 @@ pub struct Exec {
     pub fds: Vec<FdRole>,
 }
 
+/// An output in memory of which a shim has a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The launch that made it.
+    pub launch: LaunchId,
+    /// Its name there.
+    pub output: String,
+}
+
 /// What the pilot says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToShim {
@@ -209,6 +222,23 @@ pub enum ToShim {
         /// Signal number, 1 to 64.
         signal: i32,
     },
+    /// Keep these committed outputs until told otherwise, or until this shim ends. One descriptor each, in order. Not before
+    /// [`crate::version::RETAINS`], as the two that follow.
+    Retain {
+        /// The launch that made them.
+        launch: LaunchId,
+        /// Their names.
+        outputs: Vec<String>,
+    },
+    /// They are not wanted any more. Unknown ones do no harm.
+    Forget {
+        /// The launch that made them.
+        launch: LaunchId,
+        /// Their names.
+        outputs: Vec<String>,
+    },
+    /// Send all that is retained, and what the payload that is there has for outputs in memory.
+    Collect,
 }
 
 /// What a shim is doing, told at each Hello.
@@ -349,6 +379,13 @@ pub enum FromShim {
     Cleaned(CleanReport),
     /// The stage holder was killed from inside the slot: links to memory stages are dead. The payload is ended.
     HolderLost,
+    /// Answer to [`ToShim::Collect`], in as many frames as it takes. One descriptor each, in order.
+    Collected {
+        /// What they are.
+        stages: Vec<Held>,
+        /// Whether another frame follows.
+        more: bool,
+    },
 }
 
 impl Check for FdRole {
@@ -412,7 +449,11 @@ impl Check for ToShim {
                 check_process(&exec.argv, &exec.env, &exec.cwd)?;
                 check_roles(&exec.fds)
             }
-            Self::Clean | Self::Retire => Ok(()),
+            Self::Retain { outputs, .. } | Self::Forget { outputs, .. } => {
+                count("outputs", outputs.len(), FRAME_FDS_MAX)?;
+                outputs.iter().try_for_each(|output| stage_name(output))
+            }
+            Self::Clean | Self::Retire | Self::Collect => Ok(()),
         }
     }
 }
@@ -423,6 +464,10 @@ impl Check for FromShim {
             Self::LaunchRefused { refusal: LaunchRefusal::BadRequest(text), .. }
             | Self::LaunchRefused { refusal: LaunchRefusal::Failed { step: text, .. }, .. } => {
                 c_string("reason", text.as_bytes(), 1024)
+            }
+            Self::Collected { stages, .. } => {
+                count("outputs", stages.len(), FRAME_FDS_MAX)?;
+                stages.iter().try_for_each(|held| stage_name(&held.output))
             }
             Self::Hello { .. }
             | Self::Launched { .. }

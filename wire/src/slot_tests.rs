@@ -68,6 +68,30 @@ fn limits_are_checked_in_both_directions() {
 }
 
 #[test]
+fn no_more_outputs_are_retained_or_collected_in_a_frame_than_descriptors_fit() {
+    let launch = LaunchId([1; 16]);
+    let names = |count: usize| vec!["x".to_owned(); count];
+    let held = |count: usize| vec![Held { launch, output: "x".into() }; count];
+    for (count, fits) in [(FRAME_FDS_MAX, true), (FRAME_FDS_MAX + 1, false)] {
+        assert_eq!(encode(&ToShim::Retain { launch, outputs: names(count) }).is_ok(), fits);
+        assert_eq!(encode(&ToShim::Forget { launch, outputs: names(count) }).is_ok(), fits);
+        assert_eq!(encode(&FromShim::Collected { stages: held(count), more: true }).is_ok(), fits);
+    }
+    let up = "../up".to_owned();
+    assert!(encode(&ToShim::Retain { launch, outputs: vec![up.clone()] }).is_err());
+    assert!(encode(&FromShim::Collected { stages: vec![Held { launch, output: up }], more: false }).is_err());
+}
+
+#[test]
+fn a_version_has_what_came_before_it() {
+    use crate::version::{PROTOCOL, RETAINS, Version};
+    assert!(PROTOCOL.has(RETAINS));
+    for (older, minor) in [(Version { major: 1, minor: 0 }, 0), (Version { major: 0, minor: 9 }, 9)] {
+        assert!(!older.has(RETAINS), "{minor}");
+    }
+}
+
+#[test]
 fn bytes_left_over_are_an_error() {
     let mut bytes = encode(&ToShim::Clean).expect("encode");
     bytes.push(0);

@@ -15,13 +15,22 @@ pub struct Version {
 }
 
 /// What this build speaks.
-pub const PROTOCOL: Version = Version { major: 1, minor: 0 };
+pub const PROTOCOL: Version = Version { major: 1, minor: 1 };
+/// Since when a shim keeps stages in memory for the pilot that comes after its own
+/// ([`crate::slot::ToShim::Retain`], [`crate::slot::ToShim::Forget`], [`crate::slot::ToShim::Collect`]).
+pub const RETAINS: Version = Version { major: 1, minor: 1 };
 
 impl Version {
     /// Whether a peer with version `other` reads our messages as we mean them.
     #[must_use]
     pub fn understands(self, other: Version) -> bool {
         self.major == other.major
+    }
+
+    /// Whether this version has what came with version `since`.
+    #[must_use]
+    pub fn has(self, since: Version) -> bool {
+        self.major == since.major && self.minor >= since.minor
     }
 }
 

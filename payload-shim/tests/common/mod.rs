@@ -249,10 +249,18 @@ impl Slot {
     }
 
     pub(crate) fn try_hear(&mut self) -> Option<FromShim> {
+        Some(self.try_receive()?.0)
+    }
+
+    pub(crate) fn hear_with_fds(&mut self) -> (FromShim, Vec<OwnedFd>) {
+        self.try_receive().expect("the shim hung up")
+    }
+
+    fn try_receive(&mut self) -> Option<(FromShim, Vec<OwnedFd>)> {
         let pilot = self.pilot.as_ref().expect("connected").as_fd();
         wait_readable(pilot, "message");
         let frame = wire::frame::receive(pilot).expect("receive")?;
-        Some(wire::decode(&frame.bytes).expect("decode"))
+        Some((wire::decode(&frame.bytes).expect("decode"), frame.fds))
     }
 
     /// A launch of `argv` with a fresh id.
