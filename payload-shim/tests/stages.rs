@@ -146,7 +146,7 @@ fn what_is_retained_outlives_clean_the_payloads_after_it_and_the_pilot_until_it_
         slot.begin(&first, &[own.as_fd()]);
         slot.exited();
         let p = (first.id, "p".to_owned(), "by path\n".to_owned());
-        assert_eq!(collected(slot), [p.clone()], "that of the payload which is there");
+        assert_eq!(collected(slot), std::slice::from_ref(&p), "that of the payload which is there");
         let retain = |outputs: &[&str]| ToShim::Retain {
             launch: first.id,
             outputs: outputs.iter().map(|&output| output.to_owned()).collect(),
@@ -154,7 +154,7 @@ fn what_is_retained_outlives_clean_the_payloads_after_it_and_the_pilot_until_it_
         slot.tell(&retain(&["c"]), &[other.as_fd()]);
         slot.clean();
         let c = (first.id, "c".to_owned(), "made by a client".to_owned());
-        assert_eq!(collected(slot), [c.clone()], "what was not retained went with Clean");
+        assert_eq!(collected(slot), std::slice::from_ref(&c), "what was not retained went with Clean");
         slot.tell(&retain(&["p"]), &[own.as_fd()]);
         // The next payload has the same uid, and may take over the stage holder: neither has any of it.
         let seen = slot.run_shell("ls -l /proc/*/fd 2>/dev/null | grep -c memfd: || true");

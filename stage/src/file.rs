@@ -109,6 +109,13 @@ impl OutputFile {
         &self.name
     }
 
+    /// Whether nobody has written it, or put another one in its place.
+    #[must_use]
+    pub fn is_untouched(&self, out_dir: BorrowedFd<'_>) -> bool {
+        let stat = statat(out_dir, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| stat.st_size == 0 && is_untouched(&stat))
+    }
+
     /// Makes what the payload left under this name in `out_dir` the stage `into_name` in `into_dir`.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ mod copy;
 mod error;
 mod file;
 mod folder;
+mod found;
 mod lease;
 mod ledger;
 mod lend;

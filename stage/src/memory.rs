@@ -46,8 +46,8 @@ pub struct MemoryError {
 /// Memory that a producer may still write.
 #[derive(Debug)]
 pub struct MemoryWriter {
-    name: StageName,
-    fd: OwnedFd,
+    pub(crate) name: StageName,
+    pub(crate) fd: OwnedFd,
 }
 
 /// A failed commit gives the writer back: after [`CommitReason::Busy`] it is worth another try when the producer is gone.
@@ -228,9 +228,9 @@ impl MemoryWriter {
 /// A memory stage: sealed, dense, mode 0444. Freed with its last descriptor and mapping.
 #[derive(Debug)]
 pub struct MemoryStage {
-    name: StageName,
-    fd: OwnedFd,
-    bytes: u64,
+    pub(crate) name: StageName,
+    pub(crate) fd: OwnedFd,
+    pub(crate) bytes: u64,
 }
 
 impl MemoryStage {

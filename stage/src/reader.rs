@@ -36,6 +36,14 @@ pub enum MapError {
         /// How much of it has memory behind it.
         allocated: u64,
     },
+    /// Another one than was noted.
+    #[error("take up a stage of {bytes} bytes: {noted} were noted")]
+    OtherSize {
+        /// Size.
+        bytes: u64,
+        /// What it was when it was committed.
+        noted: u64,
+    },
     /// The kernel refused.
     #[error("map stage")]
     Io(#[source] io::Error),

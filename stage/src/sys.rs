@@ -64,6 +64,11 @@ impl<'fd> SealProof<'fd> {
         Ok(Self { fd, bytes })
     }
 
+    /// Its size.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
     /// Maps the memory for reading; nothing when it is empty.
     pub(crate) fn map(self) -> Result<Option<Mmap>, MapError> {
         if self.bytes == 0 {

@@ -220,28 +220,6 @@ fn payloads_whose_shim_was_killed_too_are_run_again_or_lost() {
     end(&site, &mut pilot);
 }
 
-#[test]
-fn a_payload_with_an_output_in_the_pilots_memory_is_made_again() {
-    let Some(site) = place("a_payload_with_an_output_in_the_pilots_memory_is_made_again") else { return };
-    let mut pilot = Service::new(&site, "p", &[]);
-    pilot.start();
-    let script = format!("{WAITS}; echo m > /stage/out/m");
-    let run = pilot.submit(&flow(&[
-        sh("make", &script, &format!("outputs: [{{name: m, class: mem, save: m.txt}}], {GO}")),
-        sh("once", &script, &format!("at_most_once: true, outputs: [{{name: m, class: mem}}], {GO}")),
-    ]));
-    wait_text(&site, run, "make", "ready");
-    wait_text(&site, run, "once", "ready");
-    pilot.kill();
-    site.write("go/now", "");
-    assert_eq!(pilot.start(), 0);
-    pilot.wait(run);
-    assert_done(&site, run, "make", 2);
-    assert_eq!(out(&site, run, "m.txt"), "m\n");
-    assert_eq!(row(&site, run, "once").state, State::Lost);
-    end(&site, &mut pilot);
-}
-
 /// Kills the pilot as soon as `reached`; starts it again, and lets the run end.
 fn killed_when(site: &Site, workflow: &str, reached: impl Fn(RunId) -> bool) -> Vec<Row> {
     let mut pilot = Service::new(site, "p", &[]);
@@ -415,13 +393,11 @@ fn a_second_pilot_of_one_name_is_refused_in_one_line() {
 }
 
 #[test]
-fn files_outlive_their_pilot_and_memory_is_made_again() {
-    let Some(site) = place("files_outlive_their_pilot_and_memory_is_made_again") else { return };
+fn a_folder_outlives_its_pilot() {
+    let Some(site) = place("a_folder_outlives_its_pilot") else { return };
     let mut pilot = Service::new(&site, "p", &[]);
     pilot.start();
     let run = pilot.submit(&flow(&[
-        sh("file", "echo file; echo f$LATEBIND_INDEX > /stage/out/f", "count: 2, outputs: [{name: f}]"),
-        sh("memory", "echo m > /stage/out/m", "outputs: [{name: m, class: mem}]"),
         sh(
             "tree",
             "mkdir -p /stage/out/d/a /stage/out/d/empty; echo t > /stage/out/d/a/t",
@@ -429,33 +405,20 @@ fn files_outlive_their_pilot_and_memory_is_made_again() {
         ),
         sh("waits", WAITS, GO),
         sh(
-            "reads-tree",
+            "reads",
             "cd /stage/in/d; find . | sort; cat a/t",
             "inputs: [{name: d, from: 'stage://tree/d'}], after: [waits]",
         ),
-        sh("reads-files", "cat /stage/in/f-*", "inputs: [{name: f, from: 'stage://file/f'}], after: [waits]"),
-        sh(
-            "reads-memory",
-            "cat /stage/in/m",
-            "inputs: [{name: m, from: 'stage://memory/m'}], after: [waits]",
-        ),
     ]));
     wait_text(&site, run, "waits", "ready");
-    for name in ["file-0", "file-1", "memory", "tree"] {
-        wait_state(&site, run, name, State::Succeeded);
-    }
+    wait_state(&site, run, "tree", State::Succeeded);
     pilot.kill();
     assert_eq!(pilot.start(), 1);
     site.write("go/now", "");
     let rows = pilot.wait(run);
     assert!(rows.iter().all(|row| row.state == State::Succeeded), "{:?}", brief(&rows));
-    assert_done(&site, run, "file-0", 1);
-    assert_done(&site, run, "file-1", 1);
-    assert!(row(&site, run, "memory").attempt >= 2, "{:?}", brief(&rows));
     assert_done(&site, run, "tree", 1);
-    assert_eq!(stdout(&site, run, "reads-tree"), ".\n./a\n./a/t\n./empty\nt\n");
-    assert_eq!(stdout(&site, run, "reads-files"), "f0\nf1\n");
-    assert_eq!(stdout(&site, run, "reads-memory"), "m\n");
+    assert_eq!(stdout(&site, run, "reads"), ".\n./a\n./a/t\n./empty\nt\n");
     end(&site, &mut pilot);
 }
 

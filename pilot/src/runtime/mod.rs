@@ -15,6 +15,7 @@ mod launching;
 mod objects;
 mod pristine;
 mod record;
+mod retaining;
 mod stage_clients;
 mod stages;
 mod talk;

@@ -5,8 +5,10 @@
 //!
 //! **Must not know:** how the slot's container came to be, queues, stages.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -14,8 +16,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use wire::frame::{self, ReceiveError, SendError};
-use wire::slot::{CleanReport, FromShim, Nonce, ShimState, ToShim};
-use wire::version::PROTOCOL;
+use wire::slot::{CleanReport, FromShim, Held, Nonce, ShimState, ToShim};
+use wire::version::{PROTOCOL, RETAINS, Version};
 
 use super::watch;
 
@@ -24,6 +26,8 @@ const HELLO_WAIT: Duration = Duration::from_secs(2);
 /// Connections that fail to prove themselves before the bind is given up: a payload of the same uid that found the
 /// socket could otherwise keep us busy.
 const STRANGERS_MAX: u32 = 64;
+/// More stages in memory than any shim has.
+const COLLECTED_MAX: usize = 2048;
 
 /// Why a slot's socket did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +59,9 @@ pub enum SlotError {
     /// A launch could not be put in memory.
     #[error("send a long launch")]
     Memory(#[from] wire::LaunchMemoryError),
+    /// What it is to keep could not be written down.
+    #[error("write down what the slot's shim keeps")]
+    Note(#[source] std::io::Error),
     /// There is no connection any more.
     #[error("talk to the slot's shim: the connection is gone")]
     Gone,
@@ -132,13 +139,14 @@ impl SlotListener {
     async fn accept_or_keep(&self, nonces: &[Nonce], idle: &mut Option<Caller>) -> Result<Caller, SlotError> {
         let mut strangers = 0;
         while strangers < STRANGERS_MAX {
-            let connection = self.accept().await?;
+            let mut connection = self.accept().await?;
             let hello = tokio::time::timeout(HELLO_WAIT, connection.receive()).await;
             match hello {
                 Ok(Ok(Some(FromShim::Hello { protocol, nonce, state }))) if nonces.contains(&nonce) => {
                     if !PROTOCOL.understands(protocol) {
                         return Err(SlotError::Protocol { theirs: protocol });
                     }
+                    connection.protocol = protocol;
                     return Ok(Caller { connection, nonce, state });
                 }
                 // It calls again when it is hung up on, and is about to be replaced.
@@ -163,10 +171,10 @@ impl SlotListener {
                 ready.try_io(|socket| rustix::net::accept_with(socket, flags).map_err(std::io::Error::from));
             match accepted {
                 Ok(Ok(fd)) => {
-                    return Ok(Connection {
-                        socket: watch(fd, Interest::READABLE | Interest::WRITABLE)
-                            .map_err(SlotError::Wait)?,
-                    });
+                    let socket =
+                        watch(fd, Interest::READABLE | Interest::WRITABLE).map_err(SlotError::Wait)?;
+                    let protocol = Version { major: 0, minor: 0 };
+                    return Ok(Connection { socket: Arc::new(socket), protocol, put_off: Mutex::default() });
                 }
                 Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Ok(Err(error)) => return Err(SlotError::Wait(error)),
@@ -190,7 +198,26 @@ pub struct Caller {
 /// A connection to a shim.
 #[derive(Debug)]
 pub struct Connection {
-    socket: AsyncFd<OwnedFd>,
+    socket: Arc<AsyncFd<OwnedFd>>,
+    /// The shim's, once it has said Hello.
+    protocol: Version,
+    /// Heard while something else was waited for.
+    put_off: Mutex<VecDeque<FromShim>>,
+}
+
+/// Tells a shim something in passing, as long as there is a connection to it.
+#[derive(Clone, Debug)]
+pub(super) struct Line(Weak<AsyncFd<OwnedFd>>);
+
+impl Line {
+    /// Says it now or never.
+    pub(super) fn tell(&self, message: &ToShim) {
+        let Some(socket) = self.0.upgrade() else { return };
+        let sent = wire::encode(message).map(|bytes| frame::send(socket.get_ref().as_fd(), &bytes, &[]));
+        if !matches!(sent, Ok(Ok(()))) {
+            tracing::debug!(?message, "a shim can't be told");
+        }
+    }
 }
 
 impl Connection {
@@ -217,6 +244,40 @@ impl Connection {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// A way to say something without waiting.
+    pub(super) fn line(&self) -> Line {
+        Line(Arc::downgrade(&self.socket))
+    }
+
+    /// Whether the shim keeps stages in memory beyond a payload's end.
+    pub(super) fn retains(&self) -> bool {
+        self.protocol.has(RETAINS)
+    }
+
+    /// Collects what the shim has of outputs in memory. What else it says meanwhile is heard afterwards.
+    ///
+    /// # Errors
+    /// When it is gone or breaks the protocol.
+    pub(super) async fn collect(&self) -> Result<Vec<(Held, OwnedFd)>, SlotError> {
+        let mut all = Vec::new();
+        if !self.retains() {
+            return Ok(all);
+        }
+        self.send(&ToShim::Collect, &[]).await?;
+        while let Some((message, fds)) = self.receive_frame().await? {
+            match message {
+                FromShim::Collected { stages, more } => {
+                    all.extend(stages.into_iter().zip(fds));
+                    if !more || all.len() > COLLECTED_MAX {
+                        return Ok(all);
+                    }
+                }
+                other => self.put_off.lock().unwrap_or_else(PoisonError::into_inner).push_back(other),
+            }
+        }
+        Err(SlotError::Gone)
     }
 
     /// Asks the shim to remove what a payload left, and waits until it has; `None` when it is gone.
@@ -254,17 +315,24 @@ impl Connection {
         self.send(&ToShim::Retire, &[]).await
     }
 
-    /// Receives one message; `None` when the shim has closed its end. A shim sends no descriptors: any that come are
-    /// closed unread.
+    /// Receives one message; `None` when the shim has closed its end. Descriptors that nobody asked for are closed unread.
     ///
     /// # Errors
     /// When what arrives is not a message.
     pub async fn receive(&self) -> Result<Option<FromShim>, SlotError> {
+        let put_off = self.put_off.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        match put_off {
+            Some(message) => Ok(Some(message)),
+            None => Ok(self.receive_frame().await?.map(|(message, _)| message)),
+        }
+    }
+
+    async fn receive_frame(&self) -> Result<Option<(FromShim, Vec<OwnedFd>)>, SlotError> {
         loop {
             let mut ready = self.socket.readable().await.map_err(SlotError::Wait)?;
             match frame::receive(self.socket.get_ref().as_fd()) {
                 Ok(None) => return Ok(None),
-                Ok(Some(frame)) => return Ok(Some(wire::decode(&frame.bytes)?)),
+                Ok(Some(frame)) => return Ok(Some((wire::decode(&frame.bytes)?, frame.fds))),
                 Err(error) if error.is_would_block() => ready.clear_ready(),
                 Err(error) => return Err(error.into()),
             }

@@ -5,7 +5,8 @@
 //! payload made by path is there for a client library, and the other way round.
 //!
 //! A pilot that may come back writes down beside committed files who will read them (`recovery.rs`): its next life finds them
-//! there ([`Stages::recover`]). Memory is gone with the pilot; its producers run again.
+//! there ([`Stages::recover`]). What is in memory a slot's shim keeps for it, as long as that shim lives (`retained.rs`). What is
+//! lost is made again: its producers run once more.
 //!
 //! **Must not know:** containers, sockets, how a payload ended.
 
@@ -13,6 +14,7 @@ mod folders;
 mod landing;
 mod opening;
 mod recovery;
+mod retained;
 mod saving;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +31,8 @@ use wire::pilot::StageRow;
 use self::folders::drop_file;
 pub(super) use self::folders::{open_folder, prune};
 pub(super) use self::opening::{OpenInput, OpenOutput};
+use self::retained::Retained;
+pub(super) use self::retained::{MemoryNote, is_in_memory, is_unmade, lost_clients};
 use super::objects::Objects;
 use super::together::Together;
 use crate::payload::{Output, Payload, Source, StageClass};
@@ -47,6 +51,8 @@ pub(super) struct Stages {
     root_fd: OnceLock<Arc<OwnedFd>>,
     /// Files are to be found again by the next pilot of this name.
     noted: bool,
+    /// What shims keep of those in memory.
+    retained: Retained,
     together: Arc<Together>,
     /// What comes from and goes to places that outlive the pilot.
     pub(super) objects: Objects,
@@ -73,6 +79,7 @@ impl Stages {
             root,
             root_fd: OnceLock::new(),
             noted,
+            retained: Retained::default(),
             together: Together::new(pipes),
             objects,
         })
@@ -167,6 +174,7 @@ impl Stages {
         }
         let mut held = self.lock();
         let files: Vec<PathBuf> = uris.iter().filter_map(|uri| held.remove(uri)).collect();
+        uris.iter().for_each(|uri| self.retained.forget(uri));
         // Unknown is fine: it was never reserved.
         let _ = self.broker.ask(move |broker| uris.iter().filter(|uri| broker.remove(uri)).count());
         for path in files {
@@ -189,10 +197,11 @@ impl Stages {
     fn release(&self, uri: &StageUri, reader: &StageName) {
         let (asked, reader) = (uri.clone(), reader.clone());
         let mut held = self.lock();
-        if let Ok(Ok(Fate::Gone)) = self.broker.ask(move |broker| broker.release(&asked, &reader))
-            && let Some(path) = held.remove(uri)
-        {
-            drop_file(&path);
+        if let Ok(Ok(Fate::Gone)) = self.broker.ask(move |broker| broker.release(&asked, &reader)) {
+            self.retained.forget(uri);
+            if let Some(path) = held.remove(uri) {
+                drop_file(&path);
+            }
         }
     }
 }

@@ -4,18 +4,22 @@
 //! ```text
 //!   record? ─no───────────────────────────────────────> as new
 //!      │ a shim comes with its nonce? ─no─────────────> as new (launched: lost)
-//!      │    (an idle one is believed only when none has come: what runs may call as one)
+//!      │    (an idle one is believed only when none has come: what runs may call as one;
+//!      │     what it has kept of stages in memory is held again)
 //!      │ it runs, or ended, the launch of the record? ─no──> cleaned at the next bind
 //!      └─ its outputs can still be kept? ─no──────────> ended (launched: lost)
 //!           └─> adopted
 //! ```
 //! **Must not know:** queues; what becomes of a payload that is lost.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::{ClaimId, Epoch, Fault, SlotId};
-use wire::slot::{ExitReport, Nonce, ShimState};
+use stage::StageName;
+use wire::slot::{ExitReport, LaunchId, Nonce, ShimState};
 
 use super::KubernetesRuntime;
 use super::live::{Live, Stands};
@@ -101,10 +105,18 @@ impl Live {
                 return Err(claim);
             }
         };
+        let own = match &state {
+            ShimState::Running(id) => Some(*id),
+            ShimState::Ended(report) => Some(report.launch),
+            ShimState::Idle => None,
+        };
+        let memory = self.take_back(own).await;
         match (state, launch) {
-            (ShimState::Running(id), Some(launch)) if id == launch.id() => self.take_over(launch, None).await,
+            (ShimState::Running(id), Some(launch)) if id == launch.id() => {
+                self.take_over(launch, None, memory).await
+            }
             (ShimState::Ended(report), Some(launch)) if report.launch == launch.id() => {
-                self.take_over(launch, Some(report)).await
+                self.take_over(launch, Some(report), memory).await
             }
             // The launch was written down and never reached the shim, or its traces are gone already. The list of launches
             // says which claims may have run.
@@ -123,15 +135,23 @@ impl Live {
         Ok((caller.nonce, caller.state))
     }
 
+    /// Holds again what the shim has kept for an earlier life of this pilot; gives what the payload of `own` has in memory.
+    async fn take_back(&mut self, own: Option<LaunchId>) -> BTreeMap<StageName, OwnedFd> {
+        let Some(connection) = &self.connection else { return BTreeMap::new() };
+        self.retaining.take_back(&self.shared.stages, connection, own).await
+    }
+
     /// Makes this pilot's own what the payload writes.
     async fn take_over(
         &mut self,
         launch: Launched,
         ended: Option<ExitReport>,
+        memory: BTreeMap<StageName, OwnedFd>,
     ) -> Result<Option<Launched>, Option<ClaimId>> {
         let payload = &launch.payload;
         let touched = self.folders.keeping.exists();
-        let opened = self.shared.stages.reopen_outputs(payload, &launch.files, &self.folders.out, touched);
+        let (stages, out) = (&self.shared.stages, &self.folders.out);
+        let opened = stages.reopen_outputs(payload, &launch.files, out, touched, memory);
         let outputs = match opened.and_then(|outputs| self.open_streams().map(|()| outputs)) {
             Ok(outputs) => outputs,
             Err(fault) => {
@@ -147,6 +167,7 @@ impl Live {
             }
         };
         self.outputs = outputs;
+        self.launched = Some((launch.id(), true));
         for (stream, name) in self.streams.iter_mut().flatten().zip(["stdout", "stderr"]) {
             stream.go_on(log_path(payload, name));
         }

@@ -15,6 +15,7 @@ use super::live::{Cleaning, Live, Stands};
 use crate::payload::Payload;
 use crate::runtime::following::SHIM_WAIT;
 use crate::runtime::launching::slot_fault;
+use crate::runtime::stages::{is_unmade, lost_clients};
 
 /// How long the API server may be away when the idle image is asked for: less than a try to clean may take.
 const ROLL_BACK_WAIT: Duration = Duration::from_secs(15);
@@ -37,10 +38,14 @@ impl Live {
         }
         let made = self.session.take().map(|session| session.end(commit)).unwrap_or_default();
         let outputs = std::mem::take(&mut self.outputs);
-        if !commit || payload.outputs.is_empty() {
+        let fault = matches!(self.launched, Some((_, true)))
+            .then_some(&outputs)
+            .filter(|outputs| commit && is_unmade(outputs, &self.folders.out))
+            .map(|_| lost_clients());
+        if !commit || payload.outputs.is_empty() || fault.is_some() {
             drop(outputs);
             self.shared.stages.discard(payload);
-            return Drained { usage: self.usage, fault: None };
+            return Drained { usage: self.usage, fault };
         }
         if self.shared.serves
             && let Err(error) = std::fs::write(&self.folders.keeping, b"")
@@ -58,6 +63,7 @@ impl Live {
         match committed {
             Ok(bytes) => {
                 self.usage.output_bytes = bytes;
+                self.retain(payload).await;
                 Drained { usage: self.usage, fault: None }
             }
             Err(fault) => Drained { usage: self.usage, fault: Some(fault) },
@@ -81,6 +87,14 @@ impl Live {
             gone => (self.stands, self.connection) = (Stands::Broken { gone: gone.is_ok() }, None),
         }
         self.runs = false;
+    }
+
+    /// Lets the shim keep what is held in memory, for the pilot that comes after this one.
+    async fn retain(&mut self, payload: &Payload) {
+        let Some((launch, _)) = self.launched.filter(|_| self.shared.serves && self.reusable) else { return };
+        if let Some(connection) = &self.connection {
+            self.retaining.retain(&self.shared.stages, connection, launch, payload).await;
+        }
     }
 
     /// Asks the shim to clean, once.
@@ -152,6 +166,7 @@ impl Live {
         self.former = self.connection.take();
         self.cleaning = Cleaning::No;
         self.nonce = Nonce::IDLE;
+        self.retaining.begin_anew();
         self.write_record(None);
         self.hide_mounts()?;
         let idle = salted_idle(&self.shared.idle_image, Epoch(0));

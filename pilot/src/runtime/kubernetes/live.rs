@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use pilot_core::{Epoch, Fault, FaultClass, SlotId, Usage};
 use tokio::time::Instant;
-use wire::slot::{CleanReport, ExitReport, Nonce};
+use wire::slot::{CleanReport, ExitReport, LaunchId, Nonce};
 
 use super::Shared;
 use super::api::Changed;
@@ -38,6 +38,7 @@ use crate::runtime::launching::slot_fault;
 use crate::runtime::logs::LogStream;
 use crate::runtime::pristine::{is_as_made, open_folder};
 use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
+use crate::runtime::retaining::Retaining;
 use crate::runtime::slots::{Connection, SlotListener};
 use crate::runtime::stage_clients::ClientSession;
 use crate::runtime::stages::{OpenInput, OpenOutput};
@@ -80,6 +81,8 @@ pub(super) struct Live {
     pub(super) folders: SlotFolders,
     /// For the pilot that comes after this one.
     pub(super) record: RecordFile,
+    /// What its shim keeps for that one.
+    pub(super) retaining: Retaining,
     pub(super) stands: Stands,
     pub(super) listener: Option<SlotListener>,
     pub(super) connection: Option<Connection>,
@@ -106,6 +109,8 @@ pub(super) struct Live {
     pub(super) runs: bool,
     /// Found running by this pilot; perhaps it has ended meanwhile.
     pub(super) adopted: Option<Option<ExitReport>>,
+    /// The last launch, and whether an earlier life of this pilot made it.
+    pub(super) launched: Option<(LaunchId, bool)>,
     /// The last payload's terms allow another one after it.
     pub(super) reusable: bool,
     pub(super) cleaning: Cleaning,
@@ -122,6 +127,7 @@ impl Live {
             made: (shape.cpu_millis, shape.memory_bytes),
             shape,
             record: RecordFile::new(&folders.record),
+            retaining: Retaining::new(&folders.record),
             folders,
             stands: Stands::Idle,
             listener: None,
@@ -140,6 +146,7 @@ impl Live {
             last_figures: (0, 0),
             runs: false,
             adopted: None,
+            launched: None,
             reusable: false,
             cleaning: Cleaning::No,
             looks: None,
@@ -194,6 +201,7 @@ impl Live {
         self.adopted = None;
         self.session = None;
         self.cleaning = Cleaning::No;
+        self.retaining.begin_anew();
         (self.oom_kills_before, self.peak_before, self.last_figures) = (0, 0, (0, 0));
         empty(&self.folders.inputs);
         empty(&self.folders.out);

@@ -5,21 +5,26 @@
 //!   record? ─no──────────────────────────────────────────────> take down
 //!      │ PID 1 alive? ─no────────────────────────────────────> take down   (launched: lost)
 //!      │ shim connects and proves itself? ─no────────────────> kill, take down
-//!      │ it runs, or ended, the launch of the record? ─no────> take down   (never launched, or clean already)
+//!      │    (what it has kept of stages in memory is held again)
+//!      │ it runs, or ended, the launch of the record? ─no────> take down   (never launched, or clean already; if its shim still
+//!      │                                                                    keeps some, the next bind does that)
 //!      └─ its outputs can still be kept? ─no─────────────────> kill, take down   (launched: lost)
 //!           └─> adopted
 //! ```
 //!
 //! **Must not know:** queues; what becomes of a payload that is lost.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oci_runner::Running;
 use oci_runner::cgroup::{Cgroup, Guard, cgroup_name};
 use pilot_core::{ClaimId, Epoch, Fault, FaultClass, SlotId};
+use stage::StageName;
 use tokio::io::Interest;
-use wire::slot::{ExitReport, ShimState};
+use wire::slot::{ExitReport, LaunchId, ShimState};
 
 use super::LocalRuntime;
 use super::live::{Live, died};
@@ -34,7 +39,11 @@ const SHIM_RETURNS: Duration = Duration::from_secs(3);
 
 enum Left {
     Adopted(Box<(Live, Launched)>),
-    Gone { launched: Option<ClaimId> },
+    /// Nothing runs in it, and its shim keeps stages in memory: it stays until it is bound anew.
+    Keeps(Box<Live>),
+    Gone {
+        launched: Option<ClaimId>,
+    },
     Dirty(Fault),
 }
 
@@ -52,6 +61,11 @@ impl LocalRuntime {
         while let Some(looked) = looks.join_next().await {
             match looked {
                 Ok((slot, Left::Adopted(adopted))) => self.keep(slot, *adopted, &mut inventory).await,
+                Ok((slot, Left::Keeps(live))) => {
+                    if let Ok(here) = self.slot(slot) {
+                        *here.live.lock().await = Some(*live);
+                    }
+                }
                 Ok((_, Left::Gone { launched })) => inventory.lost.extend(launched),
                 Ok((slot, Left::Dirty(fault))) => inventory.dirty.push((slot, fault)),
                 Err(error) => tracing::error!(%error, "looking at a slot failed"),
@@ -102,14 +116,17 @@ async fn look(shared: Arc<super::Shared>, slot: SlotId, usable: bool) -> Left {
         Some(record) => live.meet(record, usable).await,
         None => Ok(None),
     };
+    let own = launch.as_ref().ok().and_then(|found| Some(found.as_ref()?.0.id()));
+    let memory = live.take_back(own).await;
     match launch {
-        Ok(Some((launch, ended))) => match live.take_over(&launch, ended) {
+        Ok(Some((launch, ended))) => match live.take_over(&launch, ended, memory) {
             Ok(()) => Left::Adopted(Box::new((live, launch))),
             Err(fault) => {
                 tracing::warn!(%slot, payload = %launch.payload.name, %fault, "a payload can't be adopted");
                 gone(live, Some(launch.claim())).await
             }
         },
+        Ok(None) if usable && live.retaining.keeps_any() => Left::Keeps(Box::new(live)),
         Ok(None) => gone(live, None).await,
         Err(launched) => gone(live, launched).await,
     }
@@ -142,11 +159,11 @@ impl Live {
         if !self.hold(process) {
             return Err(claim);
         }
-        let (state, epoch) = match (&record.launch, usable) {
-            (Some(launch), true) => (self.greet(launch.epoch()).await, launch.epoch()),
-            _ => return Err(claim),
-        };
+        let Some(epoch) = record.launch.as_ref().map(Launched::epoch) else { return Err(claim) };
+        // Where there is no slot for what runs, what its shim has kept is taken all the same.
+        let state = self.greet(epoch).await;
         match (state, record.launch) {
+            _ if !usable => Err(claim),
             (Ok(ShimState::Running(id)), Some(launch)) if id == launch.id() => Ok(Some((launch, None))),
             (Ok(ShimState::Ended(report)), Some(launch)) if report.launch == launch.id() => {
                 Ok(Some((launch, Some(report))))
@@ -201,12 +218,24 @@ impl Live {
         Ok(state)
     }
 
+    /// Holds again what the shim has kept for an earlier life of this pilot; gives what the payload of `own` has in memory.
+    async fn take_back(&mut self, own: Option<LaunchId>) -> BTreeMap<StageName, OwnedFd> {
+        let Some(connection) = &self.connection else { return BTreeMap::new() };
+        self.retaining.take_back(&self.shared.stages, connection, own).await
+    }
+
     /// Makes this pilot's own what the payload writes.
-    fn take_over(&mut self, launch: &Launched, ended: Option<ExitReport>) -> Result<(), Fault> {
+    fn take_over(
+        &mut self,
+        launch: &Launched,
+        ended: Option<ExitReport>,
+        memory: BTreeMap<StageName, OwnedFd>,
+    ) -> Result<(), Fault> {
         let payload = &launch.payload;
         let touched = self.folders.keeping.exists();
-        self.outputs =
-            self.shared.stages.reopen_outputs(payload, &launch.files, &self.folders.out, touched)?;
+        let out = &self.folders.out;
+        self.outputs = self.shared.stages.reopen_outputs(payload, &launch.files, out, touched, memory)?;
+        self.launched = Some((launch.id(), true));
         self.open_streams()?;
         for (stream, name) in self.streams.iter_mut().flatten().zip(["stdout", "stderr"]) {
             stream.go_on(log_path(payload, name));

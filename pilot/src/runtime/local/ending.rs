@@ -18,6 +18,7 @@ use crate::payload::Payload;
 use crate::runtime::following::SHIM_WAIT;
 use crate::runtime::launching::{remove_files, slot_fault};
 use crate::runtime::pristine::{is_as_made, open_folder};
+use crate::runtime::stages::{is_unmade, lost_clients};
 
 /// The shim, its stage holder, and one that the shim may just be ending.
 const OWN_PROCESSES_MAX: usize = 3;
@@ -38,10 +39,14 @@ impl Live {
         }
         let made = self.session.take().map(|session| session.end(commit)).unwrap_or_default();
         let outputs = std::mem::take(&mut self.outputs);
-        if !commit || payload.outputs.is_empty() {
+        let fault = matches!(self.launched, Some((_, true)))
+            .then_some(&outputs)
+            .filter(|outputs| commit && is_unmade(outputs, &self.folders.out))
+            .map(|_| lost_clients());
+        if !commit || payload.outputs.is_empty() || fault.is_some() {
             drop(outputs);
             self.shared.stages.discard(payload);
-            return Drained { usage: self.usage, fault: None };
+            return Drained { usage: self.usage, fault };
         }
         let stages = self.shared.folders.stages(payload.workflow.as_str(), payload.name.as_str());
         self.note_keeping();
@@ -55,6 +60,7 @@ impl Live {
         match committed {
             Ok(bytes) => {
                 self.usage.output_bytes = bytes;
+                self.retain(payload).await;
                 Drained { usage: self.usage, fault: None }
             }
             Err(fault) => Drained { usage: self.usage, fault: Some(fault) },
@@ -85,6 +91,17 @@ impl Live {
             tracing::warn!(slot = %self.slot, %error, "PID 1 can't be killed");
         }
         let _ = tokio::time::timeout(SHIM_WAIT, died(self.ended.as_ref())).await;
+    }
+
+    /// Lets the shim keep what is held in memory, for the pilot that comes after this one.
+    async fn retain(&mut self, payload: &Payload) {
+        let Some((launch, _)) = self.launched.filter(|_| self.shared.folders.serves() && self.reusable)
+        else {
+            return;
+        };
+        if let Some(connection) = &self.connection {
+            self.retaining.retain(&self.shared.stages, connection, launch, payload).await;
+        }
     }
 
     /// Asks the shim to clean, once.

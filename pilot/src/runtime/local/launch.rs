@@ -21,7 +21,7 @@ use crate::runtime::launching::{Parts, compose, refused, send_launch, slot_fault
 use crate::runtime::record::{Launched, boot_ms};
 use crate::runtime::slots::SlotError;
 use crate::runtime::stage_clients::ClientSession;
-use crate::runtime::stages::OpenOutput;
+use crate::runtime::stages::{OpenOutput, is_unmade, lost_clients};
 
 const SIGKILL: i32 = 9;
 
@@ -43,7 +43,8 @@ impl Live {
         let started = match self.adopted.take() {
             Some(Some(report)) => {
                 self.runs = false;
-                return Ok(self.exited(&report, None, None));
+                let ended = self.exited(&report, None, None);
+                return self.judge_inherited(Ok(ended));
             }
             Some(None) => true,
             None => {
@@ -53,6 +54,7 @@ impl Live {
         };
         self.runs = true;
         let ended = self.follow(payload, &mut words, started).await;
+        let ended = self.judge_inherited(ended);
         // A lost slot is not known to be empty.
         self.runs = matches!(ended, Err(LaunchFault::SlotLost(_)));
         if ended.is_ok() && payload.outputs.is_empty() {
@@ -93,16 +95,15 @@ impl Live {
             streams: self.streams.as_mut(),
         };
         let (launch, lent) = compose(payload, parts)?;
+        self.launched = Some((launch.id, false));
         if self.shared.folders.serves() {
             // That of the payload before.
             let _ = std::fs::remove_file(&self.folders.keeping);
             let files = self.outputs.iter().filter_map(|output| match output {
-                OpenOutput::File(file) => Some(file.clone()),
-                OpenOutput::Memory(_)
-                | OpenOutput::Folder
-                | OpenOutput::Value(_)
-                | OpenOutput::Shared(_)
-                | OpenOutput::Passing => None,
+                OpenOutput::File(file) | OpenOutput::Value(file) => Some(file.clone()),
+                OpenOutput::Memory(_) | OpenOutput::Folder | OpenOutput::Shared(_) | OpenOutput::Passing => {
+                    None
+                }
             });
             self.write_record(Some(Launched {
                 id: launch.id.0,
@@ -121,6 +122,22 @@ impl Live {
         }
         let connection = self.connection.as_ref().ok_or_else(|| slot_fault(&SlotError::Gone))?;
         send_launch(connection, launch, lent).await.map_err(|error| slot_fault(&error))
+    }
+
+    /// That a payload failed which an earlier life of this pilot launched, before it made by path what it could make through a
+    /// client, is not taken for its own doing: its clients have lost their pilot.
+    fn judge_inherited(&self, ended: Result<Ended, LaunchFault>) -> Result<Ended, LaunchFault> {
+        let inherited = matches!(self.launched, Some((_, true)));
+        match &ended {
+            Ok(end)
+                if inherited
+                    && !end.exit.status.is_success()
+                    && is_unmade(&self.outputs, &self.folders.out) =>
+            {
+                Err(LaunchFault::SlotLost(lost_clients()))
+            }
+            _ => ended,
+        }
     }
 
     /// Follows it until it is gone, and says how it ended.

@@ -17,7 +17,7 @@ use oci_runner::cgroup::{Cgroup, Guard};
 use pilot_core::{Epoch, Fault, FaultClass, SlotId, Usage};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
-use wire::slot::{ExitReport, Nonce, ToShim};
+use wire::slot::{ExitReport, LaunchId, Nonce, ToShim};
 use wire::version::PROTOCOL;
 
 use super::Shared;
@@ -28,6 +28,7 @@ use crate::runtime::following::SHIM_WAIT;
 use crate::runtime::launching::slot_fault;
 use crate::runtime::logs::LogStream;
 use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
+use crate::runtime::retaining::Retaining;
 use crate::runtime::slots::{Connection, SlotListener};
 use crate::runtime::stage_clients::ClientSession;
 use crate::runtime::stages::{OpenInput, OpenOutput};
@@ -52,6 +53,8 @@ pub(crate) struct Live {
     pub(super) folders: SlotFolders,
     /// For the pilot that comes after this one.
     pub(super) record: RecordFile,
+    /// What its shim keeps for that one.
+    pub(super) retaining: Retaining,
     pub(super) slot: SlotId,
     pub(super) listener: Option<SlotListener>,
     // Work on threads goes on when whoever waited for it gives up; each is awaited before anything builds on it.
@@ -93,6 +96,8 @@ pub(crate) struct Live {
     pub(super) runs: bool,
     /// Found running by this pilot; perhaps it has ended meanwhile.
     pub(super) adopted: Option<Option<ExitReport>>,
+    /// The last launch, and whether an earlier life of this pilot made it.
+    pub(super) launched: Option<(LaunchId, bool)>,
     /// What is written down about the container, for a pilot that can be followed by another.
     pub(super) process: Option<(u32, u64)>,
     /// The last payload's shape allows another one after it.
@@ -118,6 +123,7 @@ impl Live {
         Self {
             shared,
             record: RecordFile::new(&folders.record),
+            retaining: Retaining::new(&folders.record),
             folders,
             slot,
             listener: None,
@@ -144,6 +150,7 @@ impl Live {
             peak_seen: 0,
             runs: false,
             adopted: None,
+            launched: None,
             process: None,
             reusable: false,
             cleaning: Cleaning::No,

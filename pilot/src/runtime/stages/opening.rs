@@ -2,7 +2,7 @@
 //!
 //! **Must not know:** what becomes of an output.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -190,13 +190,15 @@ impl Stages {
     }
 
     /// Goes on with the outputs of a payload that another pilot launched. `touched` says that that pilot had begun to keep
-    /// them: what has left `out` then is gone with it, since what it did not finish is removed ([`Stages::recover`]).
+    /// them: what has left `out` then is gone with it, since what it did not finish is removed ([`Stages::recover`]). `memory` is
+    /// what the slot's shim has of those in memory.
     pub(in crate::runtime) fn reopen_outputs(
         &self,
         payload: &Payload,
         files: &[OutputFile],
         out: &Path,
         touched: bool,
+        mut memory: BTreeMap<StageName, OwnedFd>,
     ) -> Result<Vec<OpenOutput>, Fault> {
         let out = open_folder(out)?;
         self.together.enter_again(payload);
@@ -224,25 +226,38 @@ impl Stages {
                     open.push(OpenOutput::Folder);
                     continue;
                 }
-                StageClass::Pipe
-                | StageClass::File
-                | StageClass::Folder
-                | StageClass::Memory
-                | StageClass::Value => {}
+                StageClass::Memory => {
+                    open.push(OpenOutput::Memory(found(output, memory.remove(&output.name))?));
+                    self.reserve(payload, output)?;
+                    continue;
+                }
+                StageClass::Pipe | StageClass::File | StageClass::Folder | StageClass::Value => {}
             }
-            let Some(file) = files.iter().find(|file| *file.name() == output.name) else {
-                let text = format!("output \"{name}\" was in the memory of a pilot that is gone");
-                return Err(Fault::new(FaultClass::Retry, text));
-            };
+            let file = files.iter().find(|file| *file.name() == output.name);
+            let file = file.ok_or_else(|| gone_with_its_pilot(output))?;
             if touched && statat(&out, name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
                 let text = format!("output \"{name}\" was being kept when its pilot died");
                 return Err(Fault::new(FaultClass::Retry, text));
             }
             self.reserve(payload, output)?;
-            open.push(OpenOutput::File(file.clone()));
+            open.push(match output.class {
+                StageClass::Value => OpenOutput::Value(file.clone()),
+                _ => OpenOutput::File(file.clone()),
+            });
         }
         Ok(open)
     }
+}
+
+/// What the shim has of an output in memory.
+fn found(output: &Output, memory: Option<OwnedFd>) -> Result<MemoryWriter, Fault> {
+    let memory = memory.ok_or_else(|| gone_with_its_pilot(output))?;
+    MemoryWriter::found(&output.name, memory).map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))
+}
+
+fn gone_with_its_pilot(output: &Output) -> Fault {
+    let text = format!("output \"{}\" was in the memory of a pilot that is gone", output.name);
+    Fault::new(FaultClass::Retry, text)
 }
 
 fn prepare(folder: &OwnedFd, output: &Output, foreign_uid: bool) -> Result<OutputFile, Fault> {

@@ -1,0 +1,147 @@
+//! Stages in memory of which a slot's shim keeps a descriptor, for the next life of this pilot; and taking them up again there.
+//!
+//! A shim is told when a stage goes: until then its memory would stay.
+//!
+//! **Must not know:** slots, what a shim does else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use pilot_core::{Fault, FaultClass};
+use serde::{Deserialize, Serialize};
+use stage::server::{Content, Made};
+use stage::{Lending, MemoryStage, MemoryWriter, SealedMap, StageName, StageUri};
+use wire::slot::{LaunchId, ToShim};
+
+use super::Stages;
+use super::folders::open_folder;
+use super::opening::OpenOutput;
+use crate::fault::chain;
+use crate::payload::{Payload, StageClass};
+use crate::runtime::slots::Line;
+
+/// A stage in memory as it is noted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::runtime) struct MemoryNote {
+    pub(in crate::runtime) stage: StageUri,
+    /// It is a value, and the memory holds a copy of it.
+    is_value: bool,
+    bytes: u64,
+    readers: BTreeSet<StageName>,
+}
+
+/// Which shims have what.
+#[derive(Debug, Default)]
+pub(super) struct Retained(Mutex<BTreeMap<StageUri, (LaunchId, Line)>>);
+
+impl Retained {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<StageUri, (LaunchId, Line)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stage is gone: whoever keeps it for later need not.
+    pub(super) fn forget(&self, uri: &StageUri) {
+        if let Some((launch, line)) = self.lock().remove(uri) {
+            line.tell(&ToShim::Forget { launch, outputs: vec![uri.output.as_str().to_owned()] });
+        }
+    }
+}
+
+impl Stages {
+    /// What is held in memory of a payload's outputs, each with a descriptor for whoever keeps it.
+    pub(in crate::runtime) fn in_memory(&self, payload: &Payload) -> Vec<(MemoryNote, OwnedFd)> {
+        let outputs = payload.outputs.iter().filter(|output| is_in_memory(output.class));
+        outputs.filter_map(|output| self.memory_of(&payload.stage(&output.name))).collect()
+    }
+
+    fn memory_of(&self, uri: &StageUri) -> Option<(MemoryNote, OwnedFd)> {
+        let asked = uri.clone();
+        let known = self.broker.ask(move |broker| {
+            let object = broker.ledger().object(&asked)?;
+            object.committed.then(|| (object.bytes, object.readers.clone()))
+        });
+        let (bytes, readers) = known.ok().flatten()?;
+        let note = |is_value| MemoryNote { stage: uri.clone(), is_value, bytes, readers };
+        match self.broker.reader(uri, None).ok()??.ok()? {
+            Content::Memory(fd) => Some((note(false), fd)),
+            Content::Value(value) => Some((note(true), in_sealed_memory(&uri.output, &value)?)),
+            Content::File(_) => None,
+        }
+    }
+
+    /// A shim keeps a stage from now on.
+    pub(in crate::runtime) fn retained(&self, uri: &StageUri, launch: LaunchId, line: &Line) {
+        self.retained.lock().insert(uri.clone(), (launch, line.clone()));
+        // Its last reader may have let go of it meanwhile, and then nobody would.
+        if !self.holds(uri) {
+            self.retained.forget(uri);
+        }
+    }
+
+    /// Whether a shim keeps a stage of this launch.
+    pub(in crate::runtime) fn is_retained(&self, uri: &StageUri, of: LaunchId) -> bool {
+        self.retained.lock().get(uri).is_some_and(|(launch, _)| *launch == of)
+    }
+
+    /// Takes a stage up again that a shim has kept; whether it is held now.
+    pub(in crate::runtime) fn put_back(&self, note: &MemoryNote, fd: OwnedFd) -> bool {
+        let MemoryNote { stage, is_value, bytes, readers } = note;
+        if readers.is_empty() {
+            return false;
+        }
+        let found = MemoryStage::found(&stage.output, fd, *bytes).and_then(|memory| {
+            if *is_value {
+                return Ok(Made::Value(SealedMap::open(&memory)?.to_vec()));
+            }
+            Ok(Made::Memory(memory))
+        });
+        let put = match found {
+            Ok(made) => self.broker.insert(stage, made, readers),
+            Err(error) => {
+                tracing::warn!(%stage, error = chain(&error), "what a shim kept is not that stage");
+                return false;
+            }
+        };
+        match put {
+            Ok(Ok(held)) => held,
+            Ok(Err(error)) => {
+                tracing::warn!(%stage, error = chain(&error), "a stage that a shim kept can't be held");
+                false
+            }
+            Err(_stopped) => false,
+        }
+    }
+}
+
+/// Whether an output that clients may make was not made by path, of a payload whose clients have lost their pilot.
+pub(in crate::runtime) fn is_unmade(outputs: &[OpenOutput], out: &Path) -> bool {
+    let Ok(folder) = open_folder(out) else { return false };
+    outputs.iter().any(|output| match output {
+        OpenOutput::Memory(writer) => writer.is_untouched(),
+        OpenOutput::Value(file) => file.is_untouched(folder.as_fd()),
+        OpenOutput::File(_) | OpenOutput::Folder | OpenOutput::Shared(_) | OpenOutput::Passing => false,
+    })
+}
+
+/// What became of such a payload.
+pub(in crate::runtime) fn lost_clients() -> Fault {
+    Fault::new(FaultClass::Retry, "its pilot was started again while clients were making its outputs")
+}
+
+pub(in crate::runtime) fn is_in_memory(class: StageClass) -> bool {
+    matches!(class, StageClass::Memory | StageClass::Value)
+}
+
+/// A copy of a value that can be passed on by descriptor.
+fn in_sealed_memory(name: &StageName, value: &[u8]) -> Option<OwnedFd> {
+    let writer = MemoryWriter::create(name, Lending::ByFd).ok()?;
+    let mut written = 0;
+    while written < value.len() {
+        written += rustix::io::pwrite(writer.lend(), value.get(written..)?, written as u64).ok()?;
+    }
+    // An empty one, too, counts as written from here on.
+    rustix::fs::ftruncate(writer.lend(), value.len() as u64).ok()?;
+    writer.commit(value.len() as u64).ok()?.reader().ok()
+}
