@@ -1,7 +1,8 @@
 //! Whether a payload gets another try. It must not know who keeps the count: a queue does, and asks here.
 //!
 //! Two budgets, because a payload must neither fail for what others did to it nor come back for ever:
-//! its own failures count against the `retries` it asked for, disruptions against [`MAX_DISRUPTIONS`].
+//! its own failures count against the `retries` it asked for, disruptions against [`MAX_DISRUPTIONS`]. That a stage it made has
+//! to be made again counts as a failure does ([`make_again`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +117,30 @@ pub fn decide_together(members: &[Member<'_>], jitter: Jitter) -> Vec<Decision> 
         };
     }
     decisions
+}
+
+/// Why a payload that succeeded does not run again although a stage of it was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAgain {
+    /// It may be launched only once.
+    Once,
+    /// It has no retry left.
+    Spent,
+}
+
+/// Decides whether a payload that succeeded runs again because a stage of it was lost which someone still has to read; gives the
+/// count to keep. Each time takes one of its `retries`, so that stages that are lost again and again come to an end.
+///
+/// # Errors
+/// When it may not; then those who need the stage can't run.
+pub fn make_again(attempts: Attempts, retries: u32, at_most_once: bool) -> Result<Attempts, NotAgain> {
+    if at_most_once {
+        return Err(NotAgain::Once);
+    }
+    if attempts.failed >= retries {
+        return Err(NotAgain::Spent);
+    }
+    Ok(Attempts { failed: attempts.failed + 1, ..attempts })
 }
 
 fn charge(outcome: &Outcome) -> Charge {

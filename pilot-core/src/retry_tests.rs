@@ -93,3 +93,22 @@ fn members_of_a_gang_come_back_together_or_not_at_all() {
     let unlaunched = Outcome::before_launch(Conclusion::GangFailed("bad".into()));
     assert!(decide(&[member(&bad, 9, false), member(&unlaunched, 0, true)]) != [Decision::Final; 2]);
 }
+
+#[test]
+fn a_lost_stage_is_made_again_as_often_as_its_producer_has_retries() {
+    let at = |failed, disrupted| Attempts { failed, disrupted };
+    // counted before, retries, may run only once; what follows
+    let table = [
+        (at(0, 0), 0, false, Err(NotAgain::Spent)),
+        (at(0, 0), 1, false, Ok(at(1, 0))),
+        (at(1, 0), 1, false, Err(NotAgain::Spent)),
+        (at(1, 4), 3, false, Ok(at(2, 4))),
+        (at(3, 0), 3, false, Err(NotAgain::Spent)),
+        (at(u32::MAX, 0), u32::MAX, false, Err(NotAgain::Spent)),
+        (at(0, 0), 3, true, Err(NotAgain::Once)),
+        (at(0, 0), 0, true, Err(NotAgain::Once)),
+    ];
+    for (attempts, retries, once, expected) in table {
+        assert_eq!(make_again(attempts, retries, once), expected, "{attempts:?} {retries} {once}");
+    }
+}

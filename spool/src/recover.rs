@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pilot_core::{ClaimId, Conclusion, Fault, FaultClass, Outcome};
+use pilot_core::retry::{self, NotAgain};
+use pilot_core::{Attempts, ClaimId, Conclusion, Fault, FaultClass, Outcome};
 
 use crate::claim::{self, Offer};
 use crate::error::SpoolError;
@@ -41,10 +42,20 @@ pub struct Recovered {
 /// A stage that someone still has to read: consumer, producer, outputs.
 type Need = (i64, i64, String);
 
+/// Payloads that would have to run again.
+#[derive(Debug, Default)]
+struct Lost {
+    /// Each with a stage that is lost: its own, or one of another that it runs together with.
+    all: BTreeMap<i64, String>,
+    /// Those of which a stage is lost.
+    own: BTreeSet<i64>,
+}
+
 impl Work<'_> {
     /// Takes a pilot's claims up again, gives up those that no longer run, and lets payloads of the runs at home with it
-    /// run again when a stage of theirs is needed and `has_stage` (by its URI) does not know it. A stage that can't be made
-    /// again, because that needs a payload that may run only once, fails those who need it.
+    /// run again when a stage of theirs is needed and `has_stage` (by its URI) does not know it. That takes one of their retries.
+    /// A stage that can't be made again, because that needs a payload that may run only once or has no retry left, fails those
+    /// who need it.
     ///
     /// # Errors
     /// When the database can't be used.
@@ -127,33 +138,39 @@ impl Work<'_> {
             .query_map((first, last), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
         let workflow = workflow_of(name, run);
-        let mut lost: BTreeMap<i64, String> = BTreeMap::new();
+        let mut lost = Lost::default();
         let mut needs: Vec<Need> = Vec::new();
         // From each lost stage on to what its producer reads.
         while let Some(need) = open.pop() {
             let (_, producer, outputs) = &need;
-            if !lost.contains_key(producer)
+            if !lost.own.contains(producer)
                 && let Some(uri) = self.lost_stage(&workflow, *producer, outputs, has_stage)?
             {
                 // It runs again with all of its gang.
                 for mate in self.gang_with(*producer)? {
                     open.extend(self.reads_of(mate)?);
-                    lost.insert(mate, uri.clone());
+                    lost.all.entry(mate).or_insert_with(|| uri.clone());
                 }
                 open.extend(self.reads_of(*producer)?);
-                lost.insert(*producer, uri);
+                lost.all.insert(*producer, uri);
+                lost.own.insert(*producer);
             }
             needs.push(need);
         }
-        needs.retain(|(_, producer, _)| lost.contains_key(producer));
+        needs.retain(|(_, producer, _)| lost.all.contains_key(producer));
         let hopeless = self.hopeless(&lost, &needs)?;
         for (consumer, producer, _) in &needs {
-            if let (Some(once), false) = (hopeless.get(producer), lost.contains_key(consumer)) {
-                let uri = lost.get(producer).map_or("", String::as_str);
-                self.fail_reader(*consumer, uri, *once, recovered)?;
+            if let (Some(why), false) = (hopeless.get(producer), lost.all.contains_key(consumer)) {
+                let uri = lost.all.get(producer).map_or("", String::as_str);
+                self.fail_reader(*consumer, uri, *why, recovered)?;
             }
         }
-        let again: Vec<i64> = lost.into_keys().filter(|id| !hopeless.contains_key(id)).collect();
+        let again = self.wanted(&lost, &needs)?;
+        for id in again.iter().filter(|id| lost.own.contains(id)) {
+            self.sql
+                .prepare_cached("UPDATE payloads SET failed = failed + 1 WHERE id = ?1")?
+                .execute([id])?;
+        }
         self.make_again(run, &again)?;
         recovered.made_again.extend(again.into_iter().map(PayloadId));
         Ok(())
@@ -186,50 +203,88 @@ impl Work<'_> {
         Ok(reads.collect::<Result<_, _>>()?)
     }
 
-    /// Of the producers whose stages are lost, those that can't run again, each with the one that may run only once.
-    fn hopeless(
-        &self,
-        lost: &BTreeMap<i64, String>,
-        needs: &[Need],
-    ) -> Result<BTreeMap<i64, i64>, SpoolError> {
+    /// Whether a payload may run again; one that only runs together with such as have lost a stage is not charged for it.
+    fn may_run_again(&self, id: i64, is_own: bool) -> Result<Option<NotAgain>, SpoolError> {
+        let mut find = self
+            .sql
+            .prepare_cached("SELECT failed, disrupted, retries, at_most_once FROM payloads WHERE id = ?1")?;
+        let (attempts, retries, once) = find.query_row([id], |row| {
+            let attempts = Attempts { failed: row.get(0)?, disrupted: row.get(1)? };
+            Ok((attempts, row.get(2)?, row.get(3)?))
+        })?;
+        let why = retry::make_again(attempts, retries, once).err();
+        Ok(why.filter(|why| is_own || *why == NotAgain::Once))
+    }
+
+    /// Of the producers whose stages are lost, those that can't run again, each with the one because of which, and why that one.
+    fn hopeless(&self, lost: &Lost, needs: &[Need]) -> Result<BTreeMap<i64, (i64, NotAgain)>, SpoolError> {
         let mut hopeless = BTreeMap::new();
-        let mut once = self.sql.prepare_cached("SELECT at_most_once FROM payloads WHERE id = ?1")?;
         let mut readers: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
         for (consumer, producer, _) in needs {
             readers.entry(*producer).or_default().push(*consumer);
         }
-        for &producer in lost.keys() {
-            if !once.query_row([producer], |row| row.get::<_, bool>(0))? {
-                continue;
-            }
+        for &producer in lost.all.keys() {
+            let Some(why) = self.may_run_again(producer, lost.own.contains(&producer))? else { continue };
             let mut open = vec![producer];
             while let Some(id) = open.pop() {
-                if hopeless.insert(id, producer).is_none() {
+                if hopeless.insert(id, (producer, why)).is_none() {
                     let next = readers.get(&id).into_iter().flatten();
                     let mates = self.gang_with(id)?;
-                    open.extend(next.chain(&mates).filter(|id| lost.contains_key(id)));
+                    open.extend(next.chain(&mates).filter(|id| lost.all.contains_key(id)));
                 }
             }
         }
         Ok(hopeless)
     }
 
+    /// Those that have to run again: what they make is read by someone who can run, or by another one of them. Comes after those
+    /// who can't run have failed, and who needs them has been skipped.
+    fn wanted(&self, lost: &Lost, needs: &[Need]) -> Result<Vec<i64>, SpoolError> {
+        let mut open = Vec::new();
+        let mut reads: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for (consumer, producer, _) in needs {
+            let is_open = |state: Code| !state.state().is_final();
+            if lost.all.contains_key(consumer) {
+                reads.entry(*consumer).or_default().push(*producer);
+            } else if self.state_of(*consumer)?.is_some_and(is_open) {
+                open.push(*producer);
+            }
+        }
+        let mut wanted = BTreeSet::new();
+        while let Some(id) = open.pop() {
+            if wanted.insert(id) {
+                let mates = self.gang_with(id)?;
+                let next = reads.get(&id).into_iter().flatten().chain(&mates);
+                open.extend(next.filter(|id| lost.all.contains_key(id)));
+            }
+        }
+        Ok(wanted.into_iter().collect())
+    }
+
+    fn state_of(&self, id: i64) -> Result<Option<Code>, SpoolError> {
+        let mut find = self.sql.prepare_cached("SELECT state FROM payloads WHERE id = ?1")?;
+        Ok(Code::from_sql(find.query_row([id], |row| row.get(0))?))
+    }
+
     fn fail_reader(
         &self,
         id: i64,
         uri: &str,
-        once: i64,
+        (who, why): (i64, NotAgain),
         recovered: &mut Recovered,
     ) -> Result<(), SpoolError> {
-        let state: i64 =
-            self.sql.query_row("SELECT state FROM payloads WHERE id = ?1", [id], |row| row.get(0))?;
-        let from = match Code::from_sql(state) {
+        let from = match self.state_of(id)? {
             Some(from @ (Code::Waiting | Code::Ready | Code::Delayed)) => from,
             // It failed or was skipped for another stage.
             _ => return Ok(()),
         };
-        let text =
-            format!("its input {uri} was lost with the pilot, and {} may run only once", self.name_of(once)?);
+        let why = match why {
+            NotAgain::Once => "may run only once",
+            NotAgain::Spent => {
+                "has no retry left to make it again; give it more retries, or keep the stage in a file"
+            }
+        };
+        let text = format!("its input {uri} was lost with the pilot, and {} {why}", self.name_of(who)?);
         let fault = Fault::new(FaultClass::Payload, text);
         self.keep_outcome(id, &Outcome::before_launch(Conclusion::Failed(fault)))?;
         self.move_to(id, from, Code::Failed)?;

@@ -207,6 +207,48 @@ fn memory_whose_slot_was_bound_anew_is_made_again_and_files_are_not() {
 }
 
 #[test]
+fn what_is_lost_again_and_again_comes_to_an_end_with_its_producers_retries() {
+    let test = "what_is_lost_again_and_again_comes_to_an_end_with_its_producers_retries";
+    let Some(site) = place(test) else { return };
+    let mut pilot = Service::new(&site, "p", &["--slots", "2"]);
+    pilot.start();
+    let memory = |name: &str| format!(", {{name: m, from: 'stage://{name}/m'}}");
+    let run = pilot.submit(&flow(&[
+        payload("makes", "echo m > /stage/out/m", "", &format!("retries: 2, {MEMORY}")),
+        payload(
+            "passes",
+            "cat /stage/in/m > /stage/out/m",
+            &memory("makes"),
+            &format!("retries: 1, {MEMORY}"),
+        ),
+        payload("waits", WAITS, "", ""),
+        payload("reads", "cat /stage/in/m", &memory("passes"), "after: [waits]"),
+    ]));
+    for tries in 1..=2 {
+        let made = within(SOON, || {
+            let row = row(&site, run, "passes");
+            (row.state, row.attempt) == (State::Succeeded, tries)
+        });
+        assert!(made, "{:?}", brief(&rows(&site, run)));
+        // The one who waits is disrupted, which is not counted.
+        wait_text(&site, run, "waits", "ready");
+        pilot.kill();
+        inmates().into_iter().for_each(|inmate| kill(inmate.pid));
+        pilot.reap();
+        pilot.start();
+    }
+    site.write("go/now", "");
+    pilot.wait(run);
+    // Its stage was there no more for the first reader, and nobody wanted it after that.
+    assert_done(&site, run, "makes", 2);
+    assert_done(&site, run, "passes", 2);
+    let reads = row(&site, run, "reads");
+    assert_eq!((reads.state, reads.attempt), (State::Failed, 0));
+    assert!(outcome(&reads).contains("passes has no retry left"), "{}", outcome(&reads));
+    end(&site, &mut pilot);
+}
+
+#[test]
 fn what_nobody_reads_any_more_is_forgotten_by_the_shim_that_kept_it() {
     let Some(site) = place("what_nobody_reads_any_more_is_forgotten_by_the_shim_that_kept_it") else {
         return;

@@ -353,10 +353,11 @@ proptest! {
 fn a_stage_that_is_lost_is_made_again_by_its_whole_gang() {
     let folder = tempfile::tempdir().expect("folder");
     let mut spool = open(folder.path(), &TestClock::new());
-    let member = |name| NewPayload { gang: Some(0), ..payload(name, &[]) };
+    // Only the one that has lost a stage needs a retry for it.
+    let member = |name, retries| NewPayload { gang: Some(0), retries, ..payload(name, &[]) };
     let reads = vec![spool::Read { producer: 1, output: "f".to_owned() }];
     let reader = NewPayload { reads, ..payload("reader", &[]) };
-    spool.submit(&submission("run", vec![member("a"), member("b"), reader])).expect("submit");
+    spool.submit(&submission("run", vec![member("a", 0), member("b", 1), reader])).expect("submit");
     let (offers, _) = claim(&mut spool, 2, 2);
     report(&mut spool, offers.iter().map(|offer| (offer.claim, exit(0))).collect());
     let recovery = Recovery { pilot: "p", running: &[], launched: Some(&[]), lease_ms: LEASE };
@@ -366,4 +367,8 @@ fn a_stage_that_is_lost_is_made_again_by_its_whole_gang() {
     assert_eq!(states, [State::Ready, State::Ready, State::Waiting]);
     let (offers, _) = claim(&mut spool, 2, 2);
     assert_eq!(offers.len(), 2);
+    report(&mut spool, offers.iter().map(|offer| (offer.claim, exit(0))).collect());
+    let recovered = spool.transact(|work| work.recover(&recovery, &mut |_| false)).expect("recover");
+    assert_eq!((recovered.made_again.len(), recovered.failed.len()), (0, 1));
+    assert_eq!(state(&mut spool, "reader"), State::Failed);
 }

@@ -305,8 +305,11 @@ impl Model {
                 let Some(more) = more else { break };
                 lost.insert(more);
             }
-            let mut hopeless: BTreeSet<usize> =
-                lost.iter().copied().filter(|&index| self.pieces[index].new.at_most_once).collect();
+            let may_not = |&index: &usize| {
+                let Piece { new, attempts, .. } = &self.pieces[index];
+                new.at_most_once || attempts.failed >= new.retries
+            };
+            let mut hopeless: BTreeSet<usize> = lost.iter().copied().filter(may_not).collect();
             while let Some(more) = lost.iter().copied().find(|index| {
                 !hopeless.contains(index) && self.read_from(*index).iter().any(|from| hopeless.contains(from))
             }) {
@@ -319,9 +322,25 @@ impl Model {
                 }
             }
             self.skip();
-            let again: Vec<usize> = lost.difference(&hopeless).copied().collect();
+            let mut again: BTreeSet<usize> = BTreeSet::new();
+            loop {
+                let runs = |index: usize| {
+                    matches!(self.pieces[index].state, State::Waiting | State::Ready)
+                        || again.contains(&index)
+                };
+                let readers =
+                    (0..self.pieces.len()).filter(|&index| self.pieces[index].run == run && runs(index));
+                let read: BTreeSet<usize> = readers.flat_map(|index| self.read_from(index)).collect();
+                let more: Vec<usize> =
+                    read.intersection(&lost).copied().filter(|index| !again.contains(index)).collect();
+                if more.is_empty() {
+                    break;
+                }
+                again.extend(more);
+            }
             for &index in &again {
                 self.pieces[index].state = State::Waiting;
+                self.pieces[index].attempts.failed += 1;
             }
             for index in 0..self.pieces.len() {
                 let reads_again = self.read_from(index).iter().any(|from| again.contains(from));

@@ -247,7 +247,8 @@ fn a_stage_that_went_with_its_pilot_is_made_again() {
     let mut spool = open(folder.path(), &clock);
     let reader = |name: &str, from| NewPayload { reads: reads(from), ..payload(name, &[]) };
     // 0 -> 1 -> 2 (reads both ways), 3 only waits for 1.
-    let list = vec![payload("a", &[]), reader("b", 0), reader("c", 1), payload("d", &[1, 2])];
+    let again = |new| NewPayload { retries: 1, ..new };
+    let list = vec![again(payload("a", &[])), again(reader("b", 0)), reader("c", 1), payload("d", &[1, 2])];
     spool.submit(&submission("w", list)).expect("submit");
     for _ in 0..2 {
         let claim = spool.claim("one", 1, LEASE).expect("claim")[0].claim;
@@ -275,13 +276,56 @@ fn a_stage_that_went_with_its_pilot_is_made_again() {
 }
 
 #[test]
+fn a_stage_is_made_again_as_often_as_its_producer_has_retries_and_then_its_readers_fail() {
+    let folder = tempfile::tempdir().expect("folder");
+    let clock = TestClock::new();
+    let mut spool = open(folder.path(), &clock);
+    let retries = |retries, new| NewPayload { retries, ..new };
+    let reader = |name: &str, from| NewPayload { reads: reads(from), ..payload(name, &[]) };
+    // A chain whose second payload may come back three times; the last never gets to run.
+    let list =
+        vec![retries(9, payload("a", &[])), retries(3, reader("b", 0)), reader("c", 1), payload("d", &[2])];
+    spool.submit(&submission("w", list)).expect("submit");
+    let succeed = |spool: &mut spool::Spool| {
+        for _ in 0..2 {
+            let claim = spool.claim("one", 1, LEASE).expect("claim")[0].claim;
+            spool.report(claim, &exit(0)).expect("report");
+        }
+        assert_eq!(states(spool, RunId(1)), "ssrw");
+    };
+    succeed(&mut spool);
+    let recovery = Recovery { pilot: "one", running: &[], launched: None, lease_ms: LEASE };
+    for _ in 0..2 {
+        let recovered = spool.recover(&recovery, &mut |_| false).expect("recover");
+        assert_eq!((recovered.made_again.len(), recovered.failed.len()), (2, 0));
+        succeed(&mut spool);
+    }
+    // What only the second has lost, it makes again alone.
+    let recovered = spool.recover(&recovery, &mut |uri| uri.contains("/a/")).expect("recover");
+    assert_eq!((recovered.made_again.len(), recovered.failed.len()), (1, 0));
+    let claim = spool.claim("one", 1, LEASE).expect("claim")[0].claim;
+    spool.report(claim, &exit(0)).expect("report");
+    let recovered = spool.recover(&recovery, &mut |_| false).expect("recover");
+    // The first could, and nobody would read it.
+    assert_eq!((recovered.made_again.len(), recovered.failed.len()), (0, 1));
+    assert_eq!(states(&spool, RunId(1)), "ssfs");
+    let row = spool.payload(RunId(1), "c").expect("payload").expect("there");
+    let text = row.outcome.expect("an outcome").conclusion.to_string();
+    assert_eq!(
+        text,
+        "its input stage://w.1/b/data was lost with the pilot, and b has no retry left to make it again; give it more retries, or keep the stage in a file"
+    );
+}
+
+#[test]
 fn who_needs_a_lost_stage_that_can_be_made_only_once_fails() {
     let folder = tempfile::tempdir().expect("folder");
     let clock = TestClock::new();
     let mut spool = open(folder.path(), &clock);
     let reader = |name: &str, from| NewPayload { reads: reads(from), ..payload(name, &[]) };
     let once = NewPayload { at_most_once: true, ..payload("a", &[]) };
-    let list = vec![once, reader("b", 0), reader("c", 1), payload("d", &[2]), payload("e", &[])];
+    let middle = NewPayload { retries: 1, ..reader("b", 0) };
+    let list = vec![once, middle, reader("c", 1), payload("d", &[2]), payload("e", &[])];
     spool.submit(&submission("w", list)).expect("submit");
     for _ in 0..2 {
         let claim = spool.claim("one", 1, LEASE).expect("claim")[0].claim;
