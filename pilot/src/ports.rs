@@ -13,6 +13,8 @@ use pilot_core::{
     StopCause, TrustGroup,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::payload::{Payload, Source};
 
 /// A payload with the right to run it.
@@ -173,6 +175,21 @@ pub struct Ended {
     pub note: Option<String>,
 }
 
+/// What the stages of a run came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageFigures {
+    /// Outputs that became stages.
+    pub made: u64,
+    /// Their bytes.
+    pub made_bytes: u64,
+    /// Inputs that payloads were shown.
+    pub read: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// Bytes that had to be written a second time for any of it; everything else was passed on as it was.
+    pub copied_bytes: u64,
+}
+
 /// Where payloads run. Calls about one slot come one after the other; a call whose future is dropped has no further
 /// effect of its own, and the next call finds the slot as it was left. `signal` may come at any time.
 pub trait Runtime: Send + Sync + 'static {
@@ -201,6 +218,10 @@ pub trait Runtime: Send + Sync + 'static {
     fn clean(&self, slot: SlotId) -> impl Future<Output = Result<bool, Fault>> + Send;
     /// The payload will not run again: what only it would have read may go.
     fn settle(&self, payload: &Payload);
+    /// What the stages came to so far.
+    fn stage_figures(&self) -> StageFigures {
+        StageFigures::default()
+    }
     /// How long a bind may take before it is given up. A runtime gives up earlier on what it knows to be in vain.
     fn bind_wait(&self) -> Duration {
         BIND_WAIT

@@ -11,6 +11,7 @@ use pilot_core::{Conclusion, Outcome, Usage};
 
 use crate::driver::Progress;
 use crate::payload::Payload;
+use crate::ports::StageFigures;
 use crate::queue::workflow::{Standing, WorkflowQueue};
 use crate::ui::{Figures, Reporter, RowState, Saved, Summary, SummaryRow, UiEvent};
 use crate::workflow::Plan;
@@ -94,12 +95,13 @@ impl Show {
     }
 
     /// The end. Payloads in the order of the plan.
-    pub fn summary(&mut self, at: Duration, ends: impl IntoIterator<Item = End>) {
+    pub fn summary(&mut self, at: Duration, ends: impl IntoIterator<Item = End>, stages: StageFigures) {
         let mut summary = Summary {
             workflow: self.workflow.clone(),
             wall_ms: millis(at),
             rows: Vec::new(),
             saved: Vec::new(),
+            stages,
         };
         for (index, End { payload, state, tries, outcome }) in ends.into_iter().enumerate() {
             let name = payload.name.to_string();

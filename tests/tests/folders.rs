@@ -36,6 +36,8 @@ fn a_folder_is_handed_on_mounted_saved_and_never_changed() {
     ]));
     ran.assert_code(0);
     assert_eq!(site.log("show", "stdout"), SHOWN);
+    let summary = ran.events().pop().expect("a summary");
+    assert_eq!((&summary["stages"]["made"], &summary["stages"]["read"]), (&2.into(), &5.into()), "{summary}");
     assert_eq!(site.log("at", "stdout"), "two\na\ndir\nempty\nrun\n");
     assert_eq!(site.log("third", "stdout"), "two\n");
     assert_eq!(site.read("out/tree/a/b/up"), "one\n");

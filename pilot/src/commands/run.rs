@@ -15,6 +15,7 @@ use crate::driver::{Done, Driver};
 use crate::entries::{entries, saves_allowed};
 use crate::fault::chain;
 use crate::payload::{Payload, Resources};
+use crate::ports::Runtime as _;
 use crate::queue::workflow::{Entry, WorkflowQueue};
 use crate::runtime::adoption::Standing;
 use crate::runtime::local::{LocalError, LocalRuntime, Name};
@@ -104,7 +105,7 @@ async fn drive(config: Config, entries: Vec<Entry>, mut show: Show) -> RunExit {
     }
     let driver = Driver::new(pilot, Arc::clone(&queue), Arc::clone(&runtime), cluster).with_ticks();
     let done = driver.run(|progress| show.progress(started.elapsed(), progress)).await;
-    show.summary(started.elapsed(), ends(&queue));
+    show.summary(started.elapsed(), ends(&queue), runtime.stage_figures());
     exit_of(&done, &queue)
 }
 

@@ -28,7 +28,7 @@ use crate::fault::chain;
 use crate::mounts::{Mount, together};
 use crate::payload::{Save, Source, StageClass};
 use crate::pod::Shape;
-use crate::ports::{Cluster, StopRequest};
+use crate::ports::{Cluster, StageFigures, StopRequest};
 use crate::queue::workflow::Entry;
 use crate::remote::cluster::{Refusal, RunPod, connect};
 use crate::remote::login::RunLogin;
@@ -80,9 +80,9 @@ pub(super) async fn run(wanted: Wanted<'_>, mut here: Vec<Entry>, mut show: Show
     let ran = attend(&wanted, &pod, session, &mut signals, &mut show, started).await;
     let removed = pod.remove().await;
     let exit = match ran {
-        Ok(Ended { exit, ends }) => {
+        Ok(Ended { exit, ends, stages }) => {
             if !ends.is_empty() {
-                show.summary(started.elapsed(), ends);
+                show.summary(started.elapsed(), ends, stages);
             }
             exit
         }
@@ -199,7 +199,7 @@ async fn attend(
     let interrupted = |request: StopRequest| {
         let (StopRequest::Grace { signal, .. } | StopRequest::Kill { signal, .. }) = request;
         let exit = if signal == 2 { RunExit::Interrupted } else { RunExit::Terminated };
-        Ended { exit, ends: Vec::new() }
+        Ended { exit, ends: Vec::new(), stages: StageFigures::default() }
     };
     tokio::select! {
         running = pod.until_running(|text| show.note(text)) => running?,

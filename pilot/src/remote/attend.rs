@@ -196,7 +196,7 @@ impl Run {
         }
         let Ok(signals) = LocalCluster::listen() else { return RunExit::OwnFault };
         let pod = PodCluster::new(signals, runtime.grace());
-        let driver = Driver::new(config, Arc::clone(&queue), runtime, Stops { stops, pod });
+        let driver = Driver::new(config, Arc::clone(&queue), Arc::clone(&runtime), Stops { stops, pod });
         let done = driver
             .run(|progress| {
                 if let Some(told) = told_of(progress, &index) {
@@ -208,7 +208,8 @@ impl Run {
         let exit = exit_of(&done, &queue);
         let row = |End { state, tries, outcome, .. }| SentRow { state, tries, outcome };
         let rows = ends(&queue).map(row).collect();
-        let last = Told::plain(FromPod::Done { exit: exit.code(), rows });
+        let stages = runtime.stage_figures();
+        let last = Told::plain(FromPod::Done { exit: exit.code(), rows, stages });
         let _ = news.send(last).await;
         drop(news);
         saying.join_next().await;

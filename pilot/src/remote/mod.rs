@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::object_access::ObjectAccess;
 use crate::payload::Payload;
+use crate::ports::StageFigures;
 use crate::queue::workflow::Entry;
 use crate::ui::RowState;
 
@@ -125,6 +126,7 @@ pub(crate) enum FromPod {
     Done {
         exit: u8,
         rows: Vec<SentRow>,
+        stages: StageFigures,
     },
 }
 

@@ -17,7 +17,7 @@ use crate::driver::Progress;
 use crate::object_access::ObjectAccess;
 use crate::payload::{Payload, Source, StageClass};
 use crate::pod::SHARE;
-use crate::ports::StopRequest;
+use crate::ports::{StageFigures, StopRequest};
 use crate::queue::workflow::Entry;
 use crate::show::End;
 
@@ -50,6 +50,7 @@ pub(crate) struct Ended {
     pub(crate) exit: RunExit,
     /// Nothing when the pod's side did not get that far.
     pub(crate) ends: Vec<End>,
+    pub(crate) stages: StageFigures,
 }
 
 /// Where results are kept in the pod.
@@ -137,10 +138,14 @@ impl Session {
                 }
                 (Some(Frame::Message(FromPod::Refused { line, exit })), _) => {
                     told(News::Note(line));
-                    return Ok(Ended { exit: exit_of(exit), ends: Vec::new() });
+                    return Ok(Ended {
+                        exit: exit_of(exit),
+                        ends: Vec::new(),
+                        stages: StageFigures::default(),
+                    });
                 }
-                (Some(Frame::Message(FromPod::Done { exit, rows })), None) => {
-                    return Ok(Ended { exit: exit_of(exit), ends: ends(&here, rows) });
+                (Some(Frame::Message(FromPod::Done { exit, rows, stages })), None) => {
+                    return Ok(Ended { exit: exit_of(exit), ends: ends(&here, rows), stages });
                 }
                 (Some(Frame::Message(message)), None) => {
                     if let Some(news) = news(message, of) {

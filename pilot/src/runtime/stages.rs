@@ -10,6 +10,7 @@
 //!
 //! **Must not know:** containers, sockets, how a payload ended.
 
+mod figures;
 mod folders;
 mod landing;
 mod opening;
@@ -28,6 +29,7 @@ use stage::server::{BrokerServer, Made, Settings, Stopped};
 use stage::{Budget, Fate, StageName, StageUri};
 use wire::pilot::StageRow;
 
+use self::figures::Counting;
 use self::folders::drop_file;
 pub(super) use self::folders::{open_folder, prune};
 pub(super) use self::opening::{OpenInput, OpenOutput};
@@ -36,6 +38,7 @@ pub(super) use self::retained::{MemoryNote, is_in_memory, is_unmade, lost_client
 use super::objects::Objects;
 use super::together::Together;
 use crate::payload::{Output, Payload, Source, StageClass};
+use crate::ports::StageFigures;
 
 /// Where an input in a file lies in a slot, before the shim makes the link in `/stage/in`.
 pub(super) const FILE_INPUTS: &str = "/.latebind/in";
@@ -54,6 +57,7 @@ pub(super) struct Stages {
     /// What shims keep of those in memory.
     retained: Retained,
     together: Arc<Together>,
+    counting: Counting,
     /// What comes from and goes to places that outlive the pilot.
     pub(super) objects: Objects,
 }
@@ -81,6 +85,7 @@ impl Stages {
             noted,
             retained: Retained::default(),
             together: Together::new(pipes),
+            counting: Counting::default(),
             objects,
         })
     }
@@ -133,6 +138,11 @@ impl Stages {
     /// Where a stage lies, if it is a file.
     pub(super) fn file(&self, uri: &StageUri) -> Option<PathBuf> {
         self.lock().get(uri).cloned()
+    }
+
+    /// What they came to so far.
+    pub(super) fn figures(&self) -> StageFigures {
+        self.counting.so_far()
     }
 
     /// All that is held.

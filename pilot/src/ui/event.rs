@@ -8,6 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ports::StageFigures;
+
 /// Something that a person may want to see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -119,6 +121,8 @@ pub struct Summary {
     pub rows: Vec<SummaryRow>,
     /// Outputs that were saved.
     pub saved: Vec<Saved>,
+    /// What its stages came to.
+    pub stages: StageFigures,
 }
 
 /// How one payload went.

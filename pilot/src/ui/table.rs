@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 
 use super::event::{Figures, RowState, Saved, Summary, SummaryRow};
 use super::words::{bytes, cut, duration, printable};
+use crate::ports::StageFigures;
 
 /// Most failures, and most saved outputs, that are listed singly.
 const LISTED_MAX: usize = 20;
@@ -66,6 +67,7 @@ pub(super) fn summary(summary: &Summary, look: Look) -> String {
     }
     failures(&mut text, &summary.rows, look);
     saved(&mut text, &summary.saved);
+    stages(&mut text, summary.stages);
     last_line(&mut text, summary, look);
     text
 }
@@ -235,6 +237,17 @@ fn more(text: &mut String, count: usize, what: &str) {
     if count > LISTED_MAX {
         let _ = writeln!(text, "... and {} more {what}", count - LISTED_MAX);
     }
+}
+
+/// What was handed on, and how much of it had to be copied; nothing when there was nothing to hand on.
+fn stages(text: &mut String, figures: StageFigures) {
+    let StageFigures { made, made_bytes, read, read_bytes, copied_bytes } = figures;
+    if read == 0 {
+        return;
+    }
+    let (made_bytes, read_bytes, copied) = (bytes(made_bytes), bytes(read_bytes), bytes(copied_bytes));
+    let _ =
+        writeln!(text, "stages: {made} made, {made_bytes}; {read} handed on, {read_bytes}; {copied} copied");
 }
 
 fn last_line(text: &mut String, summary: &Summary, look: Look) {

@@ -18,7 +18,8 @@ simulate[8]    1-2  done     1.35 s / 1.70 s  675 ms / 850 ms  6.64 MiB  oci:ima
 fit              1  done              250 ms           125 ms  1000 KiB  oci:images/x
 w: 9 payloads, 9 done in 2.00 s
 ";
-    let summary = Summary { workflow: "w".to_owned(), wall_ms: 2000, rows, saved: vec![] };
+    let summary =
+        Summary { workflow: "w".to_owned(), wall_ms: 2000, rows, saved: vec![], ..Summary::default() };
     assert_eq!(plain(&summary), expected.replace("1000 KiB", "0.98 MiB"));
 }
 
@@ -29,7 +30,8 @@ fn elements_that_failed_are_counted_and_listed_singly() {
     for (i, outcome) in [(1, "exit code 2"), (2, "out of memory"), (4, "out of memory")] {
         rows[i] = row(&format!("s-{i}"), Some("s"), RowState::Failed, outcome, 20);
     }
-    let text = plain(&Summary { workflow: "w".to_owned(), wall_ms: 50, rows, saved: vec![] });
+    let text =
+        plain(&Summary { workflow: "w".to_owned(), wall_ms: 50, rows, saved: vec![], ..Summary::default() });
     let names: Vec<&str> = text.lines().map(|line| line.split("  ").next().unwrap_or_default()).collect();
     let expected = [
         "PAYLOAD",
@@ -49,7 +51,13 @@ fn long_lists_are_cut_and_counted() {
     let rows =
         (0..100).map(|i| row(&format!("s-{i}"), Some("s"), RowState::Failed, "exit code 1", 1)).collect();
     let saved = Saved { stage: String::new(), path: "x".to_owned(), bytes: 1 };
-    let text = plain(&Summary { workflow: "w".to_owned(), wall_ms: 1, rows, saved: vec![saved; 25] });
+    let text = plain(&Summary {
+        workflow: "w".to_owned(),
+        wall_ms: 1,
+        rows,
+        saved: vec![saved; 25],
+        ..Summary::default()
+    });
     assert_eq!(text.lines().count(), 2 + 21 + 21 + 1);
     assert!(text.contains("... and 80 more failed\n") && text.contains("... and 5 more were saved\n"));
 }
@@ -58,7 +66,13 @@ fn long_lists_are_cut_and_counted() {
 fn a_narrow_terminal_cuts_the_image_and_a_log_file_does_not() {
     let mut one = row("a", None, RowState::Done, "done", 1);
     one.image = "oci:".to_owned() + &"long/".repeat(30);
-    let summary_of = Summary { workflow: "w".to_owned(), wall_ms: 1, rows: vec![one], saved: vec![] };
+    let summary_of = Summary {
+        workflow: "w".to_owned(),
+        wall_ms: 1,
+        rows: vec![one],
+        saved: vec![],
+        ..Summary::default()
+    };
     let narrow = summary(&summary_of, Look { colour: false, width: Some(79) });
     assert!(narrow.lines().all(|line| line.chars().count() <= 79), "{narrow}");
     assert!(narrow.contains('…'));
@@ -69,7 +83,8 @@ fn a_narrow_terminal_cuts_the_image_and_a_log_file_does_not() {
 fn colours_do_not_move_columns() {
     let rows =
         vec![row("a", None, RowState::Done, "done", 1), row("b", None, RowState::Failed, "exit code 1", 1)];
-    let summary_of = Summary { workflow: "w".to_owned(), wall_ms: 1, rows, saved: vec![] };
+    let summary_of =
+        Summary { workflow: "w".to_owned(), wall_ms: 1, rows, saved: vec![], ..Summary::default() };
     let mut coloured = summary(&summary_of, Look { colour: true, width: None });
     assert!(coloured.contains("\u{1b}[31mexit code 1\u{1b}[0m"));
     for code in ["0", "1", "31", "32"] {

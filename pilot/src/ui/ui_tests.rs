@@ -3,6 +3,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use crate::ports::StageFigures;
+
 use super::{Figures, Reporter, RowState, Saved, Stream, Summary, SummaryRow, UiEvent};
 
 /// A writer whose bytes a test can read.
@@ -113,7 +115,13 @@ pub(super) fn summary() -> Summary {
     let mut skipped = row("b", None, RowState::NotRun, "a failed", 0);
     (skipped.tries, skipped.figures) = (0, Figures::default());
     let saved = Saved { stage: "stage://w/a/o".to_owned(), path: "o.svg".to_owned(), bytes: 2048 };
-    Summary { workflow: "w".to_owned(), wall_ms: 3030, rows: vec![failed, skipped], saved: vec![saved] }
+    Summary {
+        workflow: "w".to_owned(),
+        wall_ms: 3030,
+        rows: vec![failed, skipped],
+        saved: vec![saved],
+        stages: StageFigures { made: 2, made_bytes: 4096, read: 3, read_bytes: 6144, copied_bytes: 0 },
+    }
 }
 
 #[test]
@@ -139,6 +147,7 @@ a            2  exit code 1  1.50 s  750 ms  5.86 MiB  oci:images/x
 b            0  a failed          -       -         -  oci:images/x
 a: exit code 1 (after 2 tries); its output is in logs/a.log
 saved o.svg (2.00 KiB)
+stages: 2 made, 4.00 KiB; 3 handed on, 6.00 KiB; 0 B copied
 w: 2 payloads, 0 done, 1 failed, 1 not run in 3.03 s
 ";
     assert_eq!(sink.text(), expected);

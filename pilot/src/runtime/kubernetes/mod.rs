@@ -45,7 +45,7 @@ use self::prefetch::Prefetch;
 use self::view::SlotShape;
 use crate::object_access::ObjectAccess;
 use crate::payload::Payload;
-use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime};
+use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime, StageFigures};
 use crate::runtime::adoption::{Inventory, Standing};
 use crate::runtime::logs::LogLimit;
 use crate::runtime::objects::Objects;
@@ -346,6 +346,10 @@ impl Runtime for KubernetesRuntime {
 
     fn settle(&self, payload: &Payload) {
         self.shared.stages.settle(payload);
+    }
+
+    fn stage_figures(&self) -> StageFigures {
+        self.shared.stages.figures()
     }
 }
 

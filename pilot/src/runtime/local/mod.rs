@@ -35,7 +35,7 @@ use self::live::Live;
 use crate::config::{AttachChoice, Config};
 use crate::fault::chain;
 use crate::payload::{Payload, Source};
-use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime};
+use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime, StageFigures};
 use crate::runtime::adoption::{Inventory, Standing};
 use crate::runtime::logs::LogLimit;
 use crate::runtime::objects::Objects;
@@ -272,6 +272,10 @@ impl Runtime for LocalRuntime {
 
     fn settle(&self, payload: &Payload) {
         self.shared.stages.settle(payload);
+    }
+
+    fn stage_figures(&self) -> StageFigures {
+        self.shared.stages.figures()
     }
 }
 

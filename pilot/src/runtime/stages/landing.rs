@@ -67,13 +67,14 @@ impl Stages {
         let mut unwanted = Vec::new();
         for (output, open) in payload.outputs.iter().zip(outputs) {
             let uri = payload.stage(&output.name);
-            let Some(by_path) = land(output, open, (&from, &into), stages) else { continue };
+            let Some(by_path) = self.land(output, open, (&from, &into), stages) else { continue };
             let by_client = made.committed.iter().find(|(made, ..)| *made == uri).map(|(.., bytes)| *bytes);
             let landed = either(output, by_path, by_client, made.dropped)?;
             if let Some(to) = &output.save {
                 self.save(&landed, &uri, to).inspect_err(|_| landed.drop_file(&output.name))?;
             }
             total += landed.bytes();
+            self.counting.made(landed.bytes());
             unwanted.extend(self.keep(payload, output, landed)?);
         }
         for output in &payload.outputs {
@@ -86,6 +87,49 @@ impl Stages {
             self.note(payload, stages);
         }
         Ok(total)
+    }
+
+    /// Takes what a payload left by path, what lies on disk into the folder `stages`; `None` when nothing of it is kept.
+    fn land(
+        &self,
+        output: &Output,
+        open: OpenOutput,
+        (from, into): (&OwnedFd, &OwnedFd),
+        stages: &Path,
+    ) -> Option<Result<Landed, Missed>> {
+        let folder = || stages.to_path_buf();
+        let file = |file: OutputFile| file.commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name);
+        let landed = match open {
+            OpenOutput::File(open) => file(open)
+                .map(|stage| Landed::File { folder: folder(), bytes: stage.bytes })
+                .map_err(Missed::from),
+            OpenOutput::Folder => {
+                let limits = FolderLimits::new(output.max_bytes);
+                commit_folder(from.as_fd(), &output.name, limits, into.as_fd(), &output.name)
+                    .inspect(|stage| self.counting.folder(*stage))
+                    .map(|stage| Landed::Folder { folder: folder(), bytes: stage.bytes })
+                    .map_err(Missed::from)
+            }
+            OpenOutput::Memory(writer) => {
+                writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error.into())
+            }
+            OpenOutput::Value(open) => {
+                file(open)
+                    .and_then(|_| {
+                        // It is the pilot's alone by now, and no larger than a value may be.
+                        let path = stages.join(output.name.as_str());
+                        let value = std::fs::read(&path);
+                        let _ = std::fs::remove_file(&path);
+                        value.map(Landed::Value).map_err(|source| CommitError {
+                            output: output.name.clone(),
+                            reason: CommitReason::Io { doing: "read it", source },
+                        })
+                    })
+                    .map_err(Missed::from)
+            }
+            OpenOutput::Shared(_) | OpenOutput::Passing => return None,
+        };
+        Some(landed)
     }
 
     /// Copies what a payload left to where the user wants it.
@@ -190,47 +234,6 @@ impl From<FolderError> for Missed {
     fn from(error: FolderError) -> Self {
         Self::new(&error.reason, &error)
     }
-}
-
-/// Takes what a payload left by path, what lies on disk into the folder `stages`; `None` when nothing of it is kept.
-fn land(
-    output: &Output,
-    open: OpenOutput,
-    (from, into): (&OwnedFd, &OwnedFd),
-    stages: &Path,
-) -> Option<Result<Landed, Missed>> {
-    let folder = || stages.to_path_buf();
-    let file = |file: OutputFile| file.commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name);
-    let landed = match open {
-        OpenOutput::File(open) => file(open)
-            .map(|stage| Landed::File { folder: folder(), bytes: stage.bytes })
-            .map_err(Missed::from),
-        OpenOutput::Folder => {
-            let limits = FolderLimits::new(output.max_bytes);
-            commit_folder(from.as_fd(), &output.name, limits, into.as_fd(), &output.name)
-                .map(|stage| Landed::Folder { folder: folder(), bytes: stage.bytes })
-                .map_err(Missed::from)
-        }
-        OpenOutput::Memory(writer) => {
-            writer.commit(output.max_bytes).map(Landed::Memory).map_err(|lost| lost.error.into())
-        }
-        OpenOutput::Value(open) => {
-            file(open)
-                .and_then(|_| {
-                    // It is the pilot's alone by now, and no larger than a value may be.
-                    let path = stages.join(output.name.as_str());
-                    let value = std::fs::read(&path);
-                    let _ = std::fs::remove_file(&path);
-                    value.map(Landed::Value).map_err(|source| CommitError {
-                        output: output.name.clone(),
-                        reason: CommitReason::Io { doing: "read it", source },
-                    })
-                })
-                .map_err(Missed::from)
-        }
-        OpenOutput::Shared(_) | OpenOutput::Passing => return None,
-    };
-    Some(landed)
 }
 
 /// An output is made in one of two ways. `dropped` outputs were created by clients that did not commit them.

@@ -168,22 +168,38 @@ impl Stages {
         holder: Option<SessionId>,
     ) -> Result<OpenInput, Fault> {
         let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there"));
+        let link = || Ok(OpenInput::Link(format!("{FILE_INPUTS}/{name}")));
         if let Some(path) = self.file(uri) {
             let stages = open_folder(path.parent().unwrap_or(&path))?;
+            let failed = |error: &dyn std::error::Error| Fault::new(FaultClass::Retry, chain(error));
             if path.is_dir() {
-                return lend_folder(stages.as_fd(), &uri.output, folder, name)
-                    .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
-                    .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)));
+                let lent =
+                    lend_folder(stages.as_fd(), &uri.output, folder, name).map_err(|error| failed(&error))?;
+                self.counting.folder(lent);
+                self.counting.read(lent.bytes);
+                return link();
             }
-            return lend_file(stages.as_fd(), &uri.output, folder, name)
-                .map(|_| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
-                .map_err(|error| Fault::new(FaultClass::Retry, chain(&error)));
+            let lent =
+                lend_file(stages.as_fd(), &uri.output, folder, name).map_err(|error| failed(&error))?;
+            self.counting.landed(lent);
+            self.counting.read(lent.bytes);
+            return link();
         }
         match self.broker.reader(uri, holder).map_err(stopped)?.ok_or_else(missing)? {
-            Ok(Content::Memory(fd)) => Ok(OpenInput::Memory(fd)),
-            Ok(Content::Value(value)) => show(&value, folder, name)
-                .map(|()| OpenInput::Link(format!("{FILE_INPUTS}/{name}")))
-                .map_err(|error| Fault::new(FaultClass::Slot, format!("show input \"{name}\": {error}"))),
+            Ok(Content::Memory(fd)) => {
+                let bytes = rustix::fs::fstat(&fd).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+                self.counting.read(bytes);
+                Ok(OpenInput::Memory(fd))
+            }
+            Ok(Content::Value(value)) => {
+                let bytes = value.len() as u64;
+                show(&value, folder, name).map_err(|error| {
+                    Fault::new(FaultClass::Slot, format!("show input \"{name}\": {error}"))
+                })?;
+                self.counting.copied(bytes);
+                self.counting.read(bytes);
+                link()
+            }
             Ok(Content::File(_)) => Err(missing()),
             Err(error) => Err(Fault::new(FaultClass::Retry, format!("open {uri}: {error}"))),
         }
