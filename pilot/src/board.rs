@@ -87,6 +87,8 @@ pub struct StagesHeld {
     pub stages: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Outputs that payloads had begun and that were dropped, since the pilot began.
+    pub dropped: u64,
 }
 
 /// Durations, counted in ranges.

@@ -319,3 +319,27 @@ fn a_pilot_that_was_started_again_says_nothing_before_it_knows_what_goes_on() {
     reap();
     site.assert_baseline();
 }
+
+#[test]
+fn outputs_that_were_begun_and_dropped_are_counted() {
+    let Some(site) = Site::new("outputs_that_were_begun_and_dropped_are_counted") else { return };
+    let served = Served::begin(&site, &[]);
+    let outputs = "outputs: [{name: m, class: mem, max_size: 1Mi}, {name: f}, {name: v, class: value}, {name: n}, {name: d, class: folder}]";
+    let begins = "cd /stage/out; echo half > m; echo half > f; echo half > v; echo half > d/x";
+    let run = served.submit(&flow(&[
+        sh("killed", &format!("{begins}; kill -9 $$"), outputs),
+        sh("fails", &format!("{begins}; exit 1"), outputs),
+        sh("good", &format!("{begins}; echo whole > n"), outputs),
+    ]));
+    let spool = Spool::open(&site.path().join("spool")).expect("spool");
+    let ended = within(SOON, || {
+        let rows = spool.payloads(spool::RunId(run), &[], None, 10).expect("payloads");
+        rows.iter().all(|row| row.state.is_final())
+    });
+    assert!(ended, "{}", site.read("pilot.log"));
+    assert!(served.tells("latebind_outputs_dropped_total 8"), "{}", served.get("/metrics"));
+    assert!(served.tells("latebind_stages_held 0"), "{}", served.get("/metrics"));
+    drop(spool);
+    served.end();
+    site.assert_baseline();
+}

@@ -184,9 +184,10 @@ async fn begin<R: Standing>(wanted: &Wanted, share: Share, runtime: &Arc<R>) -> 
 
 /// What the board says of stages.
 fn held<R: Standing>(runtime: &std::sync::Weak<R>) -> StagesHeld {
-    let rows = runtime.upgrade().map(|runtime| runtime.stages()).unwrap_or_default();
+    let Some(runtime) = runtime.upgrade() else { return StagesHeld::default() };
+    let rows = runtime.stages();
     let bytes = rows.iter().map(|row| row.bytes).sum();
-    StagesHeld { stages: rows.len() as u64, bytes }
+    StagesHeld { stages: rows.len() as u64, bytes, dropped: runtime.dropped_outputs() }
 }
 
 /// Brings together what was found in slots and what the spool says of it.

@@ -59,6 +59,8 @@ impl Collector for Snapshot {
         let held = self.board.stages();
         gauge(encoder, "stages_held", "Stages held", None, held.stages)?;
         gauge(encoder, "stages_held", "Bytes of the stages held", Some(&Unit::Bytes), held.bytes)?;
+        let help = "Outputs that payloads had begun and that were dropped";
+        counter(encoder, "outputs_dropped", help, None, held.dropped)?;
         counts(encoder, self.board.totals())?;
         durations(encoder, self.board.durations())
     }

@@ -63,6 +63,8 @@ pub trait Standing: Runtime + Control {
     fn workflows(&self) -> BTreeSet<StageName>;
     /// Frees what nobody in `unfinished` will read of a workflow's stages.
     fn keep_stages(&self, workflow: &StageName, unfinished: &BTreeSet<StageName>);
+    /// Outputs that payloads had begun and that were dropped, because these did not end well.
+    fn dropped_outputs(&self) -> u64;
     /// Where the socket for `pilot exec` and `pilot top` goes.
     fn api_socket(&self) -> PathBuf;
     /// Which limits can't be enforced here, in one line; `None` when all hold.

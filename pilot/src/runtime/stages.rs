@@ -10,6 +10,7 @@
 //!
 //! **Must not know:** containers, sockets, how a payload ended.
 
+mod dropping;
 mod figures;
 mod folders;
 mod landing;
@@ -21,6 +22,7 @@ mod saving;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pilot_core::{Fault, FaultClass};
@@ -56,6 +58,8 @@ pub(super) struct Stages {
     noted: bool,
     /// What shims keep of those in memory.
     retained: Retained,
+    /// Outputs that were begun and dropped.
+    dropped: AtomicU64,
     together: Arc<Together>,
     counting: Counting,
     /// What comes from and goes to places that outlive the pilot.
@@ -84,6 +88,7 @@ impl Stages {
             root_fd: OnceLock::new(),
             noted,
             retained: Retained::default(),
+            dropped: AtomicU64::new(0),
             together: Together::new(pipes),
             counting: Counting::default(),
             objects,

@@ -43,8 +43,7 @@ impl Live {
             .filter(|outputs| commit && is_unmade(outputs, &self.folders.out))
             .map(|_| lost_clients());
         if !commit || payload.outputs.is_empty() || fault.is_some() {
-            drop(outputs);
-            self.shared.stages.discard(payload);
+            self.shared.stages.drop_unfinished(payload, outputs, &made, &self.folders.out);
             return Drained { usage: self.usage, fault };
         }
         if self.shared.serves

@@ -378,6 +378,10 @@ impl Standing for KubernetesRuntime {
         self.shared.stages.keep_for(workflow, unfinished);
     }
 
+    fn dropped_outputs(&self) -> u64 {
+        self.shared.stages.dropped()
+    }
+
     fn api_socket(&self) -> PathBuf {
         self.shared.share.private().join("api.sock")
     }

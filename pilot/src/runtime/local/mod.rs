@@ -304,6 +304,10 @@ impl Standing for LocalRuntime {
         self.shared.stages.keep_for(workflow, unfinished);
     }
 
+    fn dropped_outputs(&self) -> u64 {
+        self.shared.stages.dropped()
+    }
+
     fn api_socket(&self) -> PathBuf {
         self.shared.folders.api_socket()
     }
