@@ -80,6 +80,44 @@ fn a_pilot_that_is_killed_comes_back_and_adopts_what_runs_and_what_ended_meanwhi
     assert_eq!(pod.payload(&second, "waits")["state"], "succeeded");
 }
 
+#[test]
+fn stages_in_memory_outlive_their_pilot_in_the_slot_that_made_them() {
+    let namespace = Namespace::new("memory_kept", &[]);
+    let pod = namespace.pod(&one());
+    let host = pod.host();
+    let memory = |name: &str| format!("{{name: {name}, class: mem, max_size: 1Mi}}");
+    let from = |name: &str, payload: &str| format!("{{name: {name}, from: 'stage://{payload}/{name}'}}");
+    let run = pod.submit(&flow(&[
+        sh(
+            &namespace,
+            "makes",
+            "echo memory > /stage/out/m; echo value > /stage/out/v",
+            &format!("outputs: [{}, {{name: v, class: value}}]", memory("m")),
+        ),
+        sh(
+            &namespace,
+            "waits",
+            &format!("echo begun > /stage/out/w; {WAITS}; echo ended >> /stage/out/w"),
+            &format!("at_most_once: true, after: [makes], outputs: [{}]", memory("w")),
+        ),
+        sh(
+            &namespace,
+            "reads",
+            "cat /stage/in/m /stage/in/v /stage/in/w",
+            &format!("inputs: [{}, {}, {}]", from("m", "makes"), from("v", "makes"), from("w", "waits")),
+        ),
+    ]));
+    pod.until_output(&run, "waits", "started\n");
+    until_next(&pod, &host, kill_pilot(&host));
+    assert!(within(SOON, || pod.pilot_log().contains("1 adopted")), "{}", pod.pilot_log());
+    host.touch_work(0, "go");
+    assert_eq!(pod.wait(&run, SOON).code, 0, "{:#} {}", pod.payload(&run, "reads"), pod.pilot_log());
+    assert_eq!(pod.output(&run, "reads"), "memory\nvalue\nbegun\nended\n");
+    for name in ["makes", "waits", "reads"] {
+        assert_eq!(pod.payload(&run, name)["tries"], 1, "{name}");
+    }
+}
+
 /// Calls on a slot's socket as an idle shim, as whatever runs in the slot can; `None` while nobody listens there.
 fn call_as_idle(host: &Host, slot: u32) -> Option<OwnedFd> {
     // The path is too long for an address.
