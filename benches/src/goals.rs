@@ -128,6 +128,33 @@ const GOALS: &[Goal] = &[
         ("idle", "serve --metrics/rss, after 100 payloads [KiB]"),
         (15.0, "MiB", KIB_TO_MIB),
     ),
+    most("stage of 64 KiB, sealed to mapped", ("stages", "stage/hand-off, 64 KiB [us]"), (150.0, "us", 1.0)),
+    most("stage of 1 MiB, sealed to mapped", ("stages", "stage/hand-off, 1 MiB [us]"), (150.0, "us", 1.0)),
+    most("stage of 64 MiB, sealed to mapped", ("stages", "stage/hand-off, 64 MiB [us]"), (150.0, "us", 1.0)),
+    most("stage of 1 GiB, sealed to mapped", ("stages", "stage/hand-off, 1 GiB [us]"), (150.0, "us", 1.0)),
+    most(
+        "broker and client with 10,000 stages, RSS",
+        ("stages", "broker/rss, 10000 stages [KiB]"),
+        (64.0, "MiB", KIB_TO_MIB),
+    ),
+    share(
+        "lookup of a stage with 100 alive, of that with 10,000",
+        "stages",
+        ["broker/lookup, 100 stages [us]", "broker/lookup, 10000 stages [us]"],
+        (0.8, "us"),
+    ),
+    share(
+        "commit with 100 alive, of that with 10,000",
+        "stages",
+        ["broker/commit, 100 stages [us]", "broker/commit, 10000 stages [us]"],
+        (0.8, "us"),
+    ),
+    share(
+        "release with 100 alive, of that with 10,000",
+        "stages",
+        ["broker/release, 100 stages [us]", "broker/release, 10000 stages [us]"],
+        (0.8, "us"),
+    ),
     most(
         "500 MB image, bind in a second slot",
         ("unpack", "latebind/bind of the stored image [ms]"),

@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::goals;
+use crate::stages::handoff;
 
 const BEGIN: &str = "<!-- figures: written by benches/run -->";
 const END: &str = "<!-- end of figures -->";
@@ -39,6 +40,7 @@ fn tables(results: &Value) -> Result<String, std::fmt::Error> {
     ] {
         series(&mut out, results, section, title, &[])?;
     }
+    stages(&mut out, results)?;
     kube(&mut out, results)?;
     Ok(out)
 }
@@ -101,6 +103,55 @@ fn bind(out: &mut String, results: &Value, user: &str) -> std::fmt::Result {
         writeln!(out, "| {part} | {} | {} |", cell(at(&name, "p50")), cell(at(&name, "p99")))?;
     }
     Ok(())
+}
+
+/// Hand-offs: a row for each way, a column for each size.
+fn stages(out: &mut String, results: &Value) -> std::fmt::Result {
+    let user = if find(results, "root", "stages").is_some() { "root" } else { "user" };
+    let at = |who: &str, what: &str, size: &str| {
+        percentile(results, user, "stages", &format!("{who}/{what}, {size} [us]"), "p50")
+    };
+    if find(results, user, "stages").is_none() {
+        return Ok(());
+    }
+    let sizes = handoff::SIZES.map(|(_, size, _)| size);
+    let rule = "|---".repeat(sizes.len() + 1);
+    for (what, title) in [("mapped", "until it has all bytes"), ("read", "until it has read each byte")] {
+        writeln!(out, "\n## Stages: from the producer's commit to the consumer, {title}\n")?;
+        writeln!(out, "| us, p50 | {} |\n{rule}|", sizes.join(" | "))?;
+        for (who, _) in handoff::METHODS {
+            let cells = sizes.map(|size| cell(at(who, what, size)));
+            writeln!(out, "| {who} | {} |", cells.join(" | "))?;
+        }
+    }
+    writeln!(out, "\n![Both tables as a picture](benchmarks-stages.svg)")?;
+    writeln!(out, "\nOf `stage`, in parts:\n\n| us, p50 | {} |\n{rule}|", sizes.join(" | "))?;
+    for part in ["unmap", "seal", "hand-off"] {
+        let cells = sizes.map(|size| cell(at("stage", part, size)));
+        writeln!(out, "| {part} | {} |", cells.join(" | "))?;
+    }
+    writeln!(
+        out,
+        "\nThe fastest peer's time, of ours in the same language:\n\n| | {} |\n{rule}|",
+        sizes.join(" | ")
+    )?;
+    for (ours, peers) in handoff::COMPARED {
+        for what in ["mapped", "read"] {
+            let cells = sizes.map(|size| {
+                let times = peers.iter().filter_map(|peer| Some((at(peer, what, size)?, *peer)));
+                let fastest = times.min_by(|one, other| one.0.total_cmp(&other.0));
+                let share = fastest.zip(at(ours, what, size));
+                share.map_or("-".into(), |((time, peer), own)| format!("{:.2} ({peer})", time / own))
+            });
+            writeln!(out, "| {ours}, {what} | {} |", cells.join(" | "))?;
+        }
+    }
+    let but: Vec<String> = ["mapped", "read", "seal", "unmap", "hand-off"]
+        .iter()
+        .flat_map(|what| sizes.map(|size| format!("{what}, {size} [us]")))
+        .collect();
+    let but: Vec<&str> = but.iter().map(String::as_str).collect();
+    series(out, results, "stages", "Stages: ten thousand at once", &but)
 }
 
 /// Who starts payloads on a node of Kubernetes.

@@ -11,7 +11,7 @@ use clap::{Args, Parser, ValueEnum};
 use pilot_benches::ground::Ground;
 use pilot_benches::peers::command;
 use pilot_benches::throughput::Amount;
-use pilot_benches::{bind, idle, kube, machine, pull, queue, report, shim, throughput, tree, unpack};
+use pilot_benches::{bind, idle, kube, machine, pull, queue, report, shim, stages, throughput, tree, unpack};
 use serde_json::{Value, json};
 
 /// Whom the benchmark also runs as when root starts it: an id that owns nothing.
@@ -21,7 +21,7 @@ const USER: &str = "65533";
 #[derive(Debug, Parser)]
 enum Command {
     /// Measure and write the results
-    Measure(Measure),
+    Measure(Box<Measure>),
     /// Put the tables of results into a document
     Table {
         /// What `measure` wrote
@@ -44,6 +44,15 @@ struct Measure {
     /// Folder with HyperQueue's Python packages
     #[arg(long)]
     hyperqueue: Option<PathBuf>,
+    /// Folder with vineyard's Python packages
+    #[arg(long)]
+    vineyard: Option<PathBuf>,
+    /// Folder with Ray's Python packages, numpy included
+    #[arg(long)]
+    ray: Option<PathBuf>,
+    /// Folder with our own Python client
+    #[arg(long, default_value = "clients/python/src")]
+    client: PathBuf,
     /// Where the results go
     #[arg(long)]
     out: PathBuf,
@@ -62,6 +71,9 @@ struct Measure {
     /// Payloads of a turn of warm throughput; a tenth of it cold
     #[arg(long, default_value_t = 3000)]
     payloads: u32,
+    /// Hand-offs of each way and each small size
+    #[arg(long, default_value_t = 40)]
+    stage_rounds: u32,
     /// Seconds for which an idle pilot is looked at
     #[arg(long, default_value_t = 30)]
     idle_s: u64,
@@ -80,6 +92,7 @@ enum What {
     Throughput,
     Queue,
     Idle,
+    Stages,
     Unpack,
     Pull,
     Kube,
@@ -90,11 +103,16 @@ impl What {
     fn is_heavy(self) -> bool {
         matches!(self, Self::Unpack | Self::Pull)
     }
+
+    /// Whether it is not measured as an ordinary user after root: a node is root's, and the peers' packages are in root's cache.
+    fn is_once(self) -> bool {
+        matches!(self, Self::Kube | Self::Stages)
+    }
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
-        Command::Measure(arguments) => measure(arguments),
+        Command::Measure(arguments) => measure(*arguments),
         Command::Table { results, doc } => {
             let results = serde_json::from_slice(&fs::read(&results)?)?;
             let text = fs::read_to_string(&doc).with_context(|| format!("read {}", doc.display()))?;
@@ -119,7 +137,10 @@ fn measure(mut arguments: Measure) -> anyhow::Result<()> {
     // The pilot is started in folders of its own.
     arguments.dist = std::path::absolute(&arguments.dist)?;
     arguments.programs = std::path::absolute(&arguments.programs)?;
-    arguments.hyperqueue = arguments.hyperqueue.map(std::path::absolute).transpose()?;
+    arguments.client = std::path::absolute(&arguments.client)?;
+    for packages in [&mut arguments.hyperqueue, &mut arguments.vineyard, &mut arguments.ray] {
+        *packages = packages.take().map(std::path::absolute).transpose()?;
+    }
     let shared = tempfile::Builder::new().prefix("latebind-bench-").tempdir()?;
     open(shared.path())?;
     if arguments.only.iter().any(|what| what.is_heavy()) && arguments.layout.is_none() {
@@ -132,11 +153,11 @@ fn measure(mut arguments: Measure) -> anyhow::Result<()> {
     // It stays until the end: deleting its files would slow down what comes next (see unpack.rs).
     let ground = Ground::new(&arguments.dist, &arguments.programs)?;
     let mut measured = kept(&arguments)?;
-    // What fills the disk comes last, for both users; the node is root's alone.
-    let (kube, rest): (Vec<What>, Vec<What>) = arguments.only.iter().partition(|what| **what == What::Kube);
+    // What fills the disk comes last, for both users; some is measured once, by whoever started it.
+    let (once, rest): (Vec<What>, Vec<What>) = arguments.only.iter().partition(|what| what.is_once());
     let (heavy, light): (Vec<What>, Vec<What>) = rest.into_iter().partition(|what| what.is_heavy());
-    if !kube.is_empty() {
-        measured.extend(sections(&Measure { only: kube, ..arguments.clone() }, &ground)?);
+    if !once.is_empty() {
+        measured.extend(sections(&Measure { only: once, ..arguments.clone() }, &ground)?);
     }
     for only in [light, heavy].into_iter().filter(|only| !only.is_empty()) {
         let part = Measure { only, ..arguments.clone() };
@@ -189,6 +210,14 @@ fn sections(arguments: &Measure, ground: &Ground) -> anyhow::Result<Vec<Value>> 
             (What::Queue, _) => queue::measure(ground, arguments.turns).context("queue")?,
             (What::Idle, _) => {
                 idle::measure(ground, Duration::from_secs(arguments.idle_s)).context("idle")?
+            }
+            (What::Stages, _) => {
+                let packages = stages::Packages {
+                    vineyard: arguments.vineyard.as_deref(),
+                    ray: arguments.ray.as_deref(),
+                    ours: &arguments.client,
+                };
+                stages::measure(ground, packages, arguments.stage_rounds).context("stages")?
             }
             (What::Unpack, Some(layout)) => {
                 unpack::measure(ground, layout, arguments.unpack_rounds).context("unpack")?
