@@ -41,3 +41,39 @@ async fn one_that_called_as_idle_is_taken_when_nobody_with_proof_has_come() {
     caller.connection.send(&welcome, &[]).await.expect("send");
     assert!(frame::receive(idle.as_fd()).expect("receive").is_some(), "it was hung up on");
 }
+
+#[tokio::test]
+async fn what_a_shim_says_while_it_is_collected_from_is_heard_afterwards() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let listener = SlotListener::bind(folder.path()).expect("bind");
+    let shim = call(folder.path(), TRUE);
+    let (connection, _) = listener.accept_proven(TRUE).await.expect("accept");
+    let memory = std::fs::File::open("/dev/null").expect("open");
+    let launch = wire::slot::LaunchId([1; 16]);
+    let held = Held { launch, output: "m".into() };
+    let say = |message: FromShim, fds: &[BorrowedFd<'_>]| {
+        frame::send(shim.as_fd(), &wire::encode(&message).expect("encode"), fds).expect("send");
+    };
+    say(FromShim::Launched { launch, pid: 7 }, &[]);
+    say(FromShim::Collected { stages: vec![held.clone()], more: true }, &[memory.as_fd()]);
+    say(FromShim::HolderLost, &[]);
+    say(FromShim::Collected { stages: Vec::new(), more: false }, &[]);
+    let collected = connection.collect().await.expect("collect");
+    assert_eq!(collected.into_iter().map(|(held, _)| held).collect::<Vec<_>>(), [held]);
+    let next = async || connection.receive().await.expect("receive");
+    assert_eq!(next().await, Some(FromShim::Launched { launch, pid: 7 }));
+    assert_eq!(next().await, Some(FromShim::HolderLost));
+}
+
+#[tokio::test]
+async fn a_shim_of_before_is_not_asked_for_what_it_does_not_know() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let listener = SlotListener::bind(folder.path()).expect("bind");
+    let shim = call(folder.path(), TRUE);
+    let (mut connection, _) = listener.accept_proven(TRUE).await.expect("accept");
+    connection.protocol = Version { major: 1, minor: 0 };
+    assert!(!connection.retains());
+    assert_eq!(connection.collect().await.expect("collect").len(), 0);
+    drop(connection);
+    assert!(frame::receive(shim.as_fd()).expect("receive").is_none(), "it was told something");
+}
