@@ -101,6 +101,7 @@ impl Stages {
         let file = |file: OutputFile| file.commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name);
         let landed = match open {
             OpenOutput::File(open) => file(open)
+                .inspect(|stage| self.counting.landed(*stage))
                 .map(|stage| Landed::File { folder: folder(), bytes: stage.bytes })
                 .map_err(Missed::from),
             OpenOutput::Folder => {
