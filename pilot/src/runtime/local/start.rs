@@ -64,7 +64,8 @@ impl Live {
             self.prepare_writable(&image, &ids, &mut layout, places).await?;
         }
         let limits = Limits {
-            memory_bytes: Some(payload.resources.memory_bytes),
+            // Written by path, an output in memory is charged here until its payload has ended.
+            memory_bytes: Some(payload.memory_with_outputs()),
             cpu_millis: Some(payload.resources.cpu_millis),
             pids: None,
         };

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use objects::Source as Content;
 use pilot_core::{Fault, FaultClass};
+use rustix::fs::{AtFlags, FileType, statat};
 use stage::broker::Ended;
 use stage::server::{Content as Opened, Made, Stopped};
 use stage::{
@@ -97,6 +98,13 @@ impl Stages {
         (from, into): (&OwnedFd, &OwnedFd),
         stages: &Path,
     ) -> Option<Result<Landed, Missed>> {
+        if is_replaced(&open, from, &output.name) {
+            let name = &output.name;
+            let text = format!(
+                "commit output \"{name}\": the payload did not write it but put something else in its place; use class file, or write through the path"
+            );
+            return Some(Err(Missed { written: true, text }));
+        }
         let folder = || stages.to_path_buf();
         let file = |file: OutputFile| file.commit(from.as_fd(), output.max_bytes, into.as_fd(), &output.name);
         let landed = match open {
@@ -209,6 +217,18 @@ impl Stages {
             }
         }
     }
+}
+
+/// Whether a payload has put a file or folder where a link to memory or a pipe was: then what it wrote is not what its
+/// readers would get, or got.
+fn is_replaced(open: &OpenOutput, out: &OwnedFd, name: &StageName) -> bool {
+    match open {
+        OpenOutput::File(_) | OpenOutput::Folder | OpenOutput::Value(_) => return false,
+        OpenOutput::Memory(_) | OpenOutput::Shared(_) | OpenOutput::Passing => {}
+    }
+    statat(out, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+        matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Directory)
+    })
 }
 
 /// Why nothing was taken.
