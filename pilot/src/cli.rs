@@ -69,6 +69,9 @@ pub enum Command {
     Exec(commands::exec::ExecArgs),
     /// Show what pilots do: their slots, images, stages and totals
     Top(commands::top::TopArgs),
+    /// Look at the stages that pilots of the spool hold
+    #[command(subcommand)]
+    Stage(commands::stage::StageCommand),
     /// Print the JSON schema of the workflow file
     Schema,
     /// Print the manifest of a pilot's pod for Kubernetes
@@ -262,6 +265,7 @@ pub fn run(cli: Cli) -> u8 {
     let exit = match cli.command {
         // Its code is the program's.
         Command::Exec(arguments) => return commands::exec::exec(settings, &around, arguments),
+        Command::Stage(command) => commands::stage::stage(settings, &around, &command, output),
         Command::Top(arguments) => commands::top::top(settings, &around, &arguments, output),
         Command::Run(arguments) => commands::run::run(settings, &around, &arguments, output),
         Command::Serve(arguments) => commands::serve::serve(settings, &around, &arguments, output),

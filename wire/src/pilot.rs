@@ -1,4 +1,4 @@
-//! The messages between people's commands and a pilot that serves: `pilot top` and `pilot exec`.
+//! The messages between people's commands and a pilot that serves: `pilot top`, `pilot stage` and `pilot exec`.
 //!
 //! ```text
 //!   command                                pilot
@@ -7,6 +7,8 @@
 //!    |-- Status ------------------------->|   as often as wanted
 //!    |<-- Pilot, Slot.., Image.., Stage.. |   one row a frame
 //!    |<------------------- End / Refused -|   refused: it can't tell yet
+//!    |-- OpenStage -------------------->|   as often as wanted
+//!    |<---- StageOpened [fd] / Refused --|
 //!    |-- Exec(..) [stdin, stdout, stderr] |   once; the connection then belongs to this command
 //!    |<---------------- Started / Refused |
 //!    |-- Signal ------------------------->|
@@ -22,7 +24,7 @@ use crate::slot::{FdRole, WaitStatus, check_process};
 use crate::version::Version;
 
 /// What this build speaks on a pilot's own socket.
-pub const PROTOCOL: Version = Version { major: 1, minor: 0 };
+pub const PROTOCOL: Version = Version { major: 1, minor: 1 };
 
 /// Most rows that answer one [`ToPilot::Status`], `End` not counted. A reader gives up beyond it.
 pub const ROWS_MAX: usize = 4096;
@@ -47,6 +49,11 @@ pub enum ToPilot {
     Signal {
         /// Signal number, 1 to 64.
         signal: i32,
+    },
+    /// Give me a stage to read.
+    OpenStage {
+        /// `stage://<workflow>/<payload>/<output>`.
+        stage: String,
     },
 }
 
@@ -94,6 +101,11 @@ pub enum FromPilot {
     Started,
     /// The program has ended.
     Ended(ExecEnd),
+    /// The stage, with one read-only descriptor.
+    StageOpened {
+        /// Its size.
+        bytes: u64,
+    },
 }
 
 /// How a program beside a payload ended.
@@ -270,6 +282,7 @@ impl Check for ToPilot {
             Self::Hello { .. } | Self::Status => Ok(()),
             Self::Exec(exec) => exec.check(),
             Self::Signal { signal } => range("signal", i64::from(*signal), 1, 64),
+            Self::OpenStage { stage } => text("stage", stage),
         }
     }
 }
@@ -293,7 +306,12 @@ impl Check for FromPilot {
             }
             Self::Image(row) => text("image", &row.image),
             Self::Stage(row) => text("stage", &row.stage),
-            Self::Hello { .. } | Self::Slot(_) | Self::End | Self::Started | Self::Ended(_) => Ok(()),
+            Self::Hello { .. }
+            | Self::Slot(_)
+            | Self::End
+            | Self::Started
+            | Self::Ended(_)
+            | Self::StageOpened { .. } => Ok(()),
         }
     }
 }

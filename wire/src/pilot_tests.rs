@@ -37,12 +37,14 @@ fn messages_survive_a_round_trip() {
         ToPilot::Status,
         ToPilot::Exec(exec()),
         ToPilot::Signal { signal: 15 },
+        ToPilot::OpenStage { stage: "stage://w/p/o".into() },
     ] {
         assert_eq!(decode::<ToPilot>(&encode(&message).expect("encode")).expect("decode"), message);
     }
     let ended = vec![EndingCount { conclusion: "stopped".into(), cause: "walltime".into(), count: 2 }];
     for message in [
         FromPilot::Hello { protocol: PROTOCOL },
+        FromPilot::StageOpened { bytes: u64::MAX },
         FromPilot::Refused { why: "7/fit does not run".into() },
         FromPilot::Pilot(PilotRow { name: "pilot".into(), ended, ..PilotRow::default() }),
         FromPilot::Slot(slot()),

@@ -4,10 +4,11 @@
 //!
 //! **Must not know:** how pilots are found, what is shown.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use stage::StageUri;
 use wire::pilot::{
     ExecEnd, FromPilot, ImageRow, PROTOCOL, PilotExec, PilotRow, ROWS_MAX, SlotRow, StageRow, ToPilot,
 };
@@ -30,7 +31,7 @@ pub struct Status {
     pub stages: Vec<StageRow>,
 }
 
-/// Why a program did not run beside a payload.
+/// Why a program did not run beside a payload, or a stage was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// The pilot said no, and why.
@@ -82,12 +83,28 @@ impl Client {
                 FromPilot::Stage(row) => status.stages.push(row),
                 FromPilot::End => return Ok(status),
                 FromPilot::Refused { why } => return Err(LinkError::Refused(why)),
-                FromPilot::Hello { .. } | FromPilot::Started | FromPilot::Ended(_) => {
-                    return Err(LinkError::Unexpected);
-                }
+                FromPilot::Hello { .. }
+                | FromPilot::Started
+                | FromPilot::Ended(_)
+                | FromPilot::StageOpened { .. } => return Err(LinkError::Unexpected),
             }
         }
         Err(LinkError::Unexpected)
+    }
+
+    /// Opens a stage for reading.
+    ///
+    /// # Errors
+    /// When the pilot does not hold it, or does not answer as it should.
+    pub async fn open_stage(&self, stage: &StageUri) -> Result<OwnedFd, ExecError> {
+        self.link.send(&ToPilot::OpenStage { stage: stage.to_string() }, &[]).await?;
+        match self.link.receive_within(ANSWER_MAX).await? {
+            (FromPilot::StageOpened { .. }, mut fds) if fds.len() == 1 => {
+                fds.pop().ok_or(ExecError::Link(LinkError::Unexpected))
+            }
+            (FromPilot::Refused { why }, _) => Err(ExecError::Refused(why)),
+            _ => Err(LinkError::Unexpected.into()),
+        }
     }
 
     /// Starts a program beside a payload, with these descriptors in the order of `exec.fds`.

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::SlotId;
+use stage::StageUri;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use wire::pilot::StageRow;
@@ -54,6 +55,14 @@ pub trait Control: Send + Sync + 'static {
     /// The stages that are held.
     fn stages(&self) -> Vec<StageRow> {
         Vec::new()
+    }
+
+    /// A stage to read, and its size.
+    ///
+    /// # Errors
+    /// Why not, in one line for people.
+    fn open_stage(&self, stage: &StageUri) -> Result<(OwnedFd, u64), String> {
+        Err(format!("{stage} is not held here"))
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! **Must not know:** how a status comes about, how a program is started.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use stage::UriError;
 use wire::pilot::{ExecEnd, FromPilot, PROTOCOL, PilotExec, ToPilot};
 
 use super::link::{Link, LinkError};
@@ -60,9 +61,18 @@ async fn converse<C: Control>(link: &Link, board: &LiveBoard, control: &C) -> Re
                 }
                 link.send(&FromPilot::End, &[]).await?;
             }
+            (ToPilot::OpenStage { stage }, _) => open_stage(link, control, &stage).await?,
             (ToPilot::Exec(exec), fds) => return run_beside(link, board, control, exec, fds).await,
             (ToPilot::Hello { .. } | ToPilot::Signal { .. }, _) => return Err(LinkError::Unexpected),
         }
+    }
+}
+
+async fn open_stage<C: Control>(link: &Link, control: &C, stage: &str) -> Result<(), LinkError> {
+    let opened = stage.parse().map_err(|error: UriError| error.to_string());
+    match opened.and_then(|uri| control.open_stage(&uri)) {
+        Ok((fd, bytes)) => link.send(&FromPilot::StageOpened { bytes }, &[fd.as_fd()]).await,
+        Err(why) => link.send(&FromPilot::Refused { why: rows::short(&why) }, &[]).await,
     }
 }
 

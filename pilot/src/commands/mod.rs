@@ -11,6 +11,7 @@ pub mod pod;
 pub mod run;
 pub mod schema;
 pub mod serve;
+pub mod stage;
 pub mod submit;
 pub mod top;
 pub mod wait;

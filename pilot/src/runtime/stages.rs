@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pilot_core::{Fault, FaultClass};
 use stage::broker::{Broker, Limits};
-use stage::server::{BrokerServer, Made, Settings, Stopped};
+use stage::server::{BrokerServer, Content, Made, Settings, Stopped};
 use stage::{Budget, Fate, StageName, StageUri};
 use wire::pilot::StageRow;
 
@@ -35,8 +35,8 @@ use self::figures::Counting;
 use self::folders::drop_file;
 pub(super) use self::folders::{open_folder, prune};
 pub(super) use self::opening::{OpenInput, OpenOutput};
-use self::retained::Retained;
 pub(super) use self::retained::{MemoryNote, is_in_memory, is_unmade, lost_clients};
+use self::retained::{Retained, in_sealed_memory};
 use super::objects::Objects;
 use super::together::Together;
 use crate::payload::{Output, Payload, Source, StageClass};
@@ -154,6 +154,22 @@ impl Stages {
     pub(super) fn rows(&self) -> Vec<StageRow> {
         let row = |(uri, _, bytes): (&StageUri, _, u64)| StageRow { stage: uri.to_string(), bytes };
         self.broker.ask(move |broker| broker.stages().map(row).collect()).unwrap_or_default()
+    }
+
+    /// A stage for the pilot's own user to read, and its size; or why not, for people.
+    pub(super) fn open_for_user(&self, uri: &StageUri) -> Result<(OwnedFd, u64), String> {
+        if let Some(path) = self.file(uri).filter(|path| path.is_dir()) {
+            return Err(format!("it is a folder, which lies at {}", path.display()));
+        }
+        let missing = || format!("{uri} is not held here");
+        let content = self.broker.reader(uri, None).map_err(|error| error.to_string())?;
+        let fd = match content.ok_or_else(missing)?.map_err(|error| format!("open {uri}: {error}"))? {
+            Content::Memory(fd) | Content::File(fd) => fd,
+            Content::Value(value) => in_sealed_memory(&uri.output, &value)
+                .ok_or_else(|| format!("open {uri}: there is no memory for a copy of it"))?,
+        };
+        let size = rustix::fs::fstat(&fd).map_err(|errno| format!("look at {uri}: {errno}"))?.st_size;
+        Ok((fd, u64::try_from(size).unwrap_or(0)))
     }
 
     /// Workflows that have stages here.

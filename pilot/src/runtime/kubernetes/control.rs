@@ -2,7 +2,10 @@
 //!
 //! **Must not know:** sockets, who asks.
 
+use std::os::fd::OwnedFd;
+
 use pilot_core::SlotId;
+use stage::StageUri;
 use wire::pilot::StageRow;
 
 use super::KubernetesRuntime;
@@ -18,5 +21,9 @@ impl Control for KubernetesRuntime {
 
     fn stages(&self) -> Vec<StageRow> {
         self.shared.stages.rows()
+    }
+
+    fn open_stage(&self, stage: &StageUri) -> Result<(OwnedFd, u64), String> {
+        self.shared.stages.open_for_user(stage)
     }
 }

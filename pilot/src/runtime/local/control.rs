@@ -2,8 +2,11 @@
 //!
 //! **Must not know:** sockets, who asks.
 
+use std::os::fd::OwnedFd;
+
 use oci_runner::cgroup::cgroup_name;
 use pilot_core::SlotId;
+use stage::StageUri;
 use wire::pilot::StageRow;
 
 use super::LocalRuntime;
@@ -25,5 +28,9 @@ impl Control for LocalRuntime {
 
     fn stages(&self) -> Vec<StageRow> {
         self.shared.stages.rows()
+    }
+
+    fn open_stage(&self, stage: &StageUri) -> Result<(OwnedFd, u64), String> {
+        self.shared.stages.open_for_user(stage)
     }
 }

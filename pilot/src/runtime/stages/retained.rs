@@ -135,7 +135,7 @@ pub(in crate::runtime) fn is_in_memory(class: StageClass) -> bool {
 }
 
 /// A copy of a value that can be passed on by descriptor.
-fn in_sealed_memory(name: &StageName, value: &[u8]) -> Option<OwnedFd> {
+pub(super) fn in_sealed_memory(name: &StageName, value: &[u8]) -> Option<OwnedFd> {
     let writer = MemoryWriter::create(name, Lending::ByFd).ok()?;
     let mut written = 0;
     while written < value.len() {
