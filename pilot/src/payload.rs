@@ -69,16 +69,6 @@ impl Payload {
     }
 }
 
-impl Payload {
-    /// The memory that it may use where what it writes to `/stage/out` in memory counts as its own: what it asked for, and
-    /// the most that those outputs may have.
-    #[must_use]
-    pub fn memory_with_outputs(&self) -> u64 {
-        let in_memory = self.outputs.iter().filter(|output| output.class == StageClass::Memory);
-        in_memory.fold(self.resources.memory_bytes, |sum, output| sum.saturating_add(output.max_bytes))
-    }
-}
-
 /// Limits of one payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {

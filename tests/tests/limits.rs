@@ -13,21 +13,6 @@ fn small(name: &str, script: &str, resources: &str, fields: &str) -> String {
 const GROW: &str = "awk 'BEGIN {s = \"0123456789abcdef\"; while (1) s = s s}'";
 
 #[test]
-fn what_is_written_in_memory_by_path_has_room_beside_the_payloads_own_memory() {
-    let test = "what_is_written_in_memory_by_path_has_room_beside_the_payloads_own_memory";
-    let Some(site) = Site::new(test) else { return };
-    // Half as much again as its limit, which is 128Mi.
-    let script = "dd if=/dev/zero of=/stage/out/m bs=1M count=192 conv=notrunc 2>/dev/null";
-    let ran = site.run(&flow(&[
-        sh("large", script, "outputs: [{name: m, class: mem, max_size: 192Mi}]"),
-        sh("reads", "wc -c < /stage/in/m", "inputs: [{name: m, from: 'stage://large/m'}]"),
-    ]));
-    ran.assert_code(0);
-    assert_eq!(site.log("reads", "stdout"), "201326592\n");
-    site.assert_baseline();
-}
-
-#[test]
 fn memory_beyond_the_limit_ends_the_payload() {
     let Some(site) = Site::new("memory_beyond_the_limit_ends_the_payload") else { return };
     let ran = site.run(&flow(&[

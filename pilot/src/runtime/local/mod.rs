@@ -339,8 +339,7 @@ fn shape(image: &str, payload: &Payload) -> String {
     let Payload { user, resources, inputs, host_network, .. } = payload;
     let mut shape = format!(
         "{image} user={user:?} cpu={} memory={} network={host_network}",
-        resources.cpu_millis,
-        payload.memory_with_outputs()
+        resources.cpu_millis, resources.memory_bytes
     );
     for (index, input) in inputs.iter().enumerate() {
         if let Source::Host(path) = &input.source {

@@ -64,8 +64,7 @@ impl Live {
             self.prepare_writable(&image, &ids, &mut layout, places).await?;
         }
         let limits = Limits {
-            // Written by path, an output in memory is charged here until its payload has ended.
-            memory_bytes: Some(payload.memory_with_outputs()),
+            memory_bytes: Some(payload.resources.memory_bytes),
             cpu_millis: Some(payload.resources.cpu_millis),
             pids: None,
         };
