@@ -137,7 +137,8 @@ async fn runs_of_one_workflow_share_no_stage() {
 async fn a_pilot_takes_up_what_it_left() {
     let folder = tempfile::tempdir().expect("folder");
     let reader = Payload { inputs: vec![reads("make")], ..payload("read") };
-    let list = [entry(payload("make")), Entry { after: vec![0], ..entry(reader) }, entry(payload("runs"))];
+    let make = Entry { retries: 1, ..entry(payload("make")) };
+    let list = [make, Entry { after: vec![0], ..entry(reader) }, entry(payload("runs"))];
     submit(folder.path(), &list);
     let lease = pilot::queue::spool::LEASE;
     let before = open(folder.path(), "one", lease);
