@@ -21,6 +21,36 @@ const RUN: Duration = Duration::from_secs(90);
 /// More than any test submits.
 const ROWS: u32 = 100_000;
 
+/// A place with a folder `go`, for payloads that wait for a file in it.
+#[must_use]
+pub fn place(test: &str) -> Option<Site> {
+    let site = Site::new(test)?;
+    std::fs::create_dir(site.path().join("go")).expect("mkdir");
+    Some(site)
+}
+
+/// Stops the pilot and looks for leftovers.
+pub fn end(site: &Site, service: &mut Service<'_>) {
+    service.stop().assert_code(0);
+    service.reap();
+    site.assert_baseline();
+}
+
+/// How a payload came to its end, in words; empty before.
+#[must_use]
+pub fn outcome(row: &Row) -> String {
+    row.outcome.as_ref().map(|outcome| outcome.conclusion.to_string()).unwrap_or_default()
+}
+
+/// Fails unless a payload has succeeded in just so many tries.
+///
+/// # Panics
+/// When it has not.
+pub fn assert_done(site: &Site, run: RunId, name: &str, tries: u32) {
+    let row = row(site, run, name);
+    assert_eq!((row.state, row.attempt), (State::Succeeded, tries), "{:?}", brief(&rows(site, run)));
+}
+
 /// A process in a slot's container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inmate {

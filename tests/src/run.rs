@@ -113,6 +113,33 @@ impl Site {
         Some(Self { folder, before, _alone: alone })
     }
 
+    /// The same with an image that has the program `stages` as well.
+    ///
+    /// # Panics
+    /// As [`Site::new`].
+    #[must_use]
+    pub fn with_clients(test: &str) -> Option<Self> {
+        let site = Self::new(test)?;
+        site.add_clients(test).then_some(site)
+    }
+
+    /// Puts the program `stages` into the image; `false`, said loudly, when it can't be made here.
+    ///
+    /// # Panics
+    /// When the folder can't be changed.
+    #[must_use]
+    pub fn add_clients(&self, test: &str) -> bool {
+        let image = self.path().join("busybox");
+        std::fs::remove_dir_all(&image).expect("remove");
+        match crate::images::clients_image(&image) {
+            Ok(()) => true,
+            Err(why) => {
+                crate::skipped(test, &format!("{why:#}"));
+                false
+            }
+        }
+    }
+
     /// The place's folder; a workflow written there may name `oci:busybox`.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use pilot_tests::baseline::descendants;
 use pilot_tests::chaos::{
-    Inmate, Service, brief, files, inmates, kill, out, row, rows, stdout, submit, wait_state, wait_text,
+    Inmate, Service, assert_done, brief, end, files, inmates, kill, out, outcome, place, row, rows, stdout,
+    submit, wait_state, wait_text,
 };
 use pilot_tests::run::{SOON, Site, flow, sh, within};
 use rustix::process::Signal;
@@ -16,33 +17,6 @@ const WAITS: &str = "echo ready; while [ ! -e /stage/in/go/now ]; do sleep 0.02;
 const GO: &str = "inputs: [{name: go, from: ./go}]";
 /// Saves its work when it is asked to end, and says so.
 const SAVES: &str = "trap 'echo saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
-
-fn place(test: &str) -> Option<Site> {
-    let site = Site::new(test)?;
-    std::fs::create_dir(site.path().join("go")).expect("mkdir");
-    Some(site)
-}
-
-/// Stops the pilot and looks for leftovers.
-fn end(site: &Site, service: &mut Service<'_>) {
-    service.stop().assert_code(0);
-    service.reap();
-    site.assert_baseline();
-}
-
-fn outcome(row: &Row) -> String {
-    row.outcome.as_ref().map(|outcome| outcome.conclusion.to_string()).unwrap_or_default()
-}
-
-fn assert_done(site: &Site, run: RunId, name: &str, tries: u32) {
-    let row = row(site, run, name);
-    assert_eq!(
-        (row.state, row.attempt),
-        (State::Succeeded, tries),
-        "{:?}",
-        brief(std::slice::from_ref(&row))
-    );
-}
 
 /// The processes of payloads, with neither shim nor holder.
 fn programs() -> Vec<Inmate> {

@@ -1,19 +1,6 @@
 //! Payloads that make and read their stages through a client library, beside others that use paths.
 
-use pilot_tests::images::clients_image;
 use pilot_tests::run::{Site, flow, good, sh};
-
-/// A site whose image has the program `stages`.
-fn site(test: &str) -> Option<Site> {
-    let site = Site::new(test)?;
-    let busybox = site.path().join("busybox");
-    std::fs::remove_dir_all(&busybox).expect("remove");
-    if let Err(why) = clients_image(&busybox) {
-        pilot_tests::skipped(test, &format!("{why:#}"));
-        return None;
-    }
-    Some(site)
-}
 
 /// What `stages make` writes.
 fn made(bytes: u32) -> Vec<u8> {
@@ -23,7 +10,9 @@ fn made(bytes: u32) -> Vec<u8> {
 
 #[test]
 fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
-    let Some(site) = site("what_a_client_makes_is_read_by_path_and_the_other_way_round") else { return };
+    let Some(site) = Site::with_clients("what_a_client_makes_is_read_by_path_and_the_other_way_round") else {
+        return;
+    };
     let (small, large) = (100_000, 64 << 20);
     // Its memory is a third of what it makes: the pilot pays.
     let produce = format!(
@@ -71,7 +60,7 @@ fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
 
 #[test]
 fn no_reader_of_any_class_can_change_what_others_read() {
-    let Some(site) = site("no_reader_of_any_class_can_change_what_others_read") else { return };
+    let Some(site) = Site::with_clients("no_reader_of_any_class_can_change_what_others_read") else { return };
     let inputs = "inputs: [{name: f, from: 'stage://writes/f'}, {name: m, from: 'stage://writes/m'}]";
     let ran = site.run(&flow(&[
         sh(
@@ -91,7 +80,7 @@ fn no_reader_of_any_class_can_change_what_others_read() {
 
 #[test]
 fn what_no_client_committed_is_no_output() {
-    let Some(site) = site("what_no_client_committed_is_no_output") else { return };
+    let Some(site) = Site::with_clients("what_no_client_committed_is_no_output") else { return };
     let makes = |name: &str, script: &str| {
         sh(name, script, &format!("outputs: [{{name: x, class: mem, max_size: 1Mi, save: {name}.bin}}]"))
     };
@@ -137,7 +126,7 @@ fn what_no_client_committed_is_no_output() {
 
 #[test]
 fn the_brokers_socket_is_the_slots_own_and_stays() {
-    let Some(site) = site("the_brokers_socket_is_the_slots_own_and_stays") else { return };
+    let Some(site) = Site::with_clients("the_brokers_socket_is_the_slots_own_and_stays") else { return };
     let attack = "echo $LATEBIND_STAGE; for x in 1 2 3; do (rm -f $LATEBIND_STAGE; mv $LATEBIND_STAGE /work/; chmod 0 $LATEBIND_STAGE; \
         ln -s /nowhere /.latebind/in/other) 2>/dev/null; done; ls -A /.latebind/in; stages make x 5";
     let ran = site.run(&flow(&[
@@ -154,7 +143,9 @@ fn the_brokers_socket_is_the_slots_own_and_stays() {
 
 #[test]
 fn room_for_an_output_is_made_before_its_payload_starts() {
-    let Some(site) = site("room_for_an_output_is_made_before_its_payload_starts") else { return };
+    let Some(site) = Site::with_clients("room_for_an_output_is_made_before_its_payload_starts") else {
+        return;
+    };
     let ran = site.run_with(
         &flow(&[
             sh("never", "echo ran", "outputs: [{name: x, class: mem, max_size: 400Mi}]"),

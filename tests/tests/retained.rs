@@ -1,47 +1,22 @@
 //! What becomes of stages when the pilot that holds them is killed: files lie where they lay, memory is where the shim of the slot that
 //! made it has kept it, and what is lost is made again.
 
-use pilot_tests::chaos::{Service, brief, inmates, kill, out, row, rows, stdout, wait_state, wait_text};
-use pilot_tests::images::clients_image;
+use pilot_tests::chaos::{
+    Service, assert_done, brief, end, inmates, kill, out, outcome, place, row, rows, stdout, wait_state,
+    wait_text,
+};
 use pilot_tests::run::{SOON, Site, flow, sh, within};
-use spool::{Row, RunId, State};
+use spool::State;
 
 /// Runs until it is let go.
 const WAITS: &str = "echo ready; while [ ! -e /stage/in/go/now ]; do sleep 0.02; done";
 /// All that have it follow each other in one container: what is mounted is the same.
 const GO: &str = "{name: go, from: ./go}";
 
-fn place(test: &str) -> Option<Site> {
-    let site = Site::new(test)?;
-    std::fs::create_dir(site.path().join("go")).expect("mkdir");
-    Some(site)
-}
-
 /// One whose image has the program `stages`.
 fn place_with_clients(test: &str) -> Option<Site> {
     let site = place(test)?;
-    let image = site.path().join("busybox");
-    std::fs::remove_dir_all(&image).expect("remove");
-    if let Err(why) = clients_image(&image) {
-        pilot_tests::skipped(test, &format!("{why:#}"));
-        return None;
-    }
-    Some(site)
-}
-
-fn end(site: &Site, service: &mut Service<'_>) {
-    service.stop().assert_code(0);
-    service.reap();
-    site.assert_baseline();
-}
-
-fn outcome(row: &Row) -> String {
-    row.outcome.as_ref().map(|outcome| outcome.conclusion.to_string()).unwrap_or_default()
-}
-
-fn assert_done(site: &Site, run: RunId, name: &str, tries: u32) {
-    let row = row(site, run, name);
-    assert_eq!((row.state, row.attempt), (State::Succeeded, tries), "{:?}", brief(&rows(site, run)));
+    site.add_clients(test).then_some(site)
 }
 
 /// A payload that mounts what all here mount, with these inputs besides.

@@ -12,7 +12,6 @@ use std::time::Duration;
 use image_store::Digest;
 use pilot_tests::baseline::pids_below;
 use pilot_tests::chaos::{Draw, Inmate, Service, brief, files, inmates, kill, rows, spool, stdout};
-use pilot_tests::images::clients_image;
 use pilot_tests::note;
 use pilot_tests::rounds::{Notes, Rounds};
 use pilot_tests::run::{SOON, Site, flow, sh, within};
@@ -330,12 +329,7 @@ fn memory() -> Vec<String> {
 #[test]
 fn whatever_is_killed_no_stage_changes_and_no_committed_file_is_lost() {
     let test = "whatever_is_killed_no_stage_changes_and_no_committed_file_is_lost";
-    let Some(site) = Site::new(test) else { return };
-    let image = site.path().join("busybox");
-    std::fs::remove_dir_all(&image).expect("remove");
-    if let Err(why) = clients_image(&image) {
-        return pilot_tests::skipped(test, &format!("{why:#}"));
-    }
+    let Some(site) = Site::with_clients(test) else { return };
     let mut chance = Rounds::begin("stage chaos", ROUNDS);
     let notes = Notes::new(&site);
     let mut pilot = Service::new(&site, "p", &["--slots", "3", "-v"]);

@@ -1,15 +1,14 @@
 //! `pilot stage`: what serving pilots hold, looked at from another terminal.
 
-use pilot_tests::chaos::{Service, wait_state, wait_text};
-use pilot_tests::run::{Site, flow, sh};
+use pilot_tests::chaos::{Service, end, place, wait_state, wait_text};
+use pilot_tests::run::{flow, sh};
 use spool::State;
 
 const WAITS: &str = "echo ready; while [ ! -e /stage/in/go/now ]; do sleep 0.02; done";
 
 #[test]
 fn stages_that_are_held_are_listed_counted_and_read() {
-    let Some(site) = Site::new("stages_that_are_held_are_listed_counted_and_read") else { return };
-    std::fs::create_dir(site.path().join("go")).expect("mkdir");
+    let Some(site) = place("stages_that_are_held_are_listed_counted_and_read") else { return };
     let mut pilot = Service::new(&site, "p", &[]);
     pilot.start();
     let run = pilot.submit(&flow(&[
@@ -65,8 +64,6 @@ fn stages_that_are_held_are_listed_counted_and_read() {
     assert!(rows.iter().all(|row| row.state == State::Succeeded));
     let after = ask(&["ls"]);
     assert_eq!((after.code, after.stdout.as_str()), (0, ""), "they go with their last reader");
-    pilot.stop().assert_code(0);
-    pilot.reap();
     std::fs::remove_file(site.path().join("copy")).expect("remove");
-    site.assert_baseline();
+    end(&site, &mut pilot);
 }

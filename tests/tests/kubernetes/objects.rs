@@ -4,7 +4,7 @@ use pilot_tests::kube::{Namespace, SOON, Shape};
 use pilot_tests::run::within;
 
 use super::basics::{flow, sh};
-use super::workstation::Desk;
+use super::workstation::{Desk, flow as desk_flow};
 
 #[path = "../../../objects/tests/objects/server.rs"]
 #[expect(dead_code, reason = "the tests of `objects` use all of it")]
@@ -27,12 +27,7 @@ fn bytes_of(server: &Server, name: &str) -> u64 {
     threads.block_on(server.tier().head(&url(name))).expect("it is there").bytes
 }
 
-const WORKFLOW: &str = r#"
-apiVersion: latebind/v1
-metadata: {name: desk}
-defaults: {image: "oci:busybox", walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}
-payloads:
-  - name: read
+const WORKFLOW: &str = r#"  - name: read
     count: 2
     command: [sh, -c, "cat /stage/in/t; env | grep -c AWS || true"]
     inputs: [{name: t, from: "s3://data/in"}]
@@ -49,7 +44,12 @@ fn a_workstations_key_goes_with_its_run_and_lies_nowhere() {
         return;
     };
     let endpoint = format!("http://{}", server.address);
-    let desk = Desk::of(namespace, WORKFLOW).with(&["--s3-endpoint", &endpoint, "--s3-allow-http", "true"]);
+    let desk = Desk::of(namespace, &desk_flow(WORKFLOW)).with(&[
+        "--s3-endpoint",
+        &endpoint,
+        "--s3-allow-http",
+        "true",
+    ]);
     let key = [format!("AWS_ACCESS_KEY_ID={ACCESS}"), format!("AWS_SECRET_ACCESS_KEY={SECRET}")];
     let kubeconfig = desk.namespace.node().state().join("kubeconfig");
     let answer = desk.run_as(&kubeconfig, &key);

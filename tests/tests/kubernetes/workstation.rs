@@ -16,12 +16,14 @@ pub(crate) struct Desk {
     pub(crate) more: Vec<String>,
 }
 
-const WORKFLOW: &str = r#"
-apiVersion: latebind/v1
-metadata: {name: desk}
-defaults: {image: "oci:busybox", walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}
-payloads:
-  - name: make
+/// A workflow of these payloads, in the image that lies beside it.
+pub(crate) fn flow(payloads: &str) -> String {
+    let head = "apiVersion: latebind/v1\nmetadata: {name: desk}\n";
+    let defaults = "defaults: {image: 'oci:busybox', walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}\n";
+    format!("{head}{defaults}payloads:\n{payloads}")
+}
+
+const WORKFLOW: &str = r#"  - name: make
     command: [sh, -c, "cat /stage/in/file /stage/in/folder/deep/other > /stage/out/both; echo made >&2"]
     inputs: [{name: file, from: ./data/file}, {name: folder, from: ./data/folder}]
     outputs: [{name: both, max_size: 1Mi, save: both.txt}]
@@ -160,7 +162,7 @@ pub(crate) fn text(path: &Path) -> String {
 
 #[test]
 fn a_workflow_of_this_machine_runs_in_a_pod_and_its_results_come_back() {
-    let desk = Desk::new("desk", WORKFLOW);
+    let desk = Desk::new("desk", &flow(WORKFLOW));
     let answer = desk.run();
     assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
     assert_eq!(text(&desk.path("out/both.txt")), "one\ntwo\n");
@@ -170,12 +172,7 @@ fn a_workflow_of_this_machine_runs_in_a_pod_and_its_results_come_back() {
     assert_eq!(desk.pods(), Vec::<String>::new(), "the pod goes with the run");
 }
 
-const MOUNTS: &str = r#"
-apiVersion: latebind/v1
-metadata: {name: desk}
-defaults: {image: "oci:busybox", walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}
-payloads:
-  - name: make
+const MOUNTS: &str = r#"  - name: make
     command: [sh, -c, "cat /etc/file /opt/folder/deep/other > /stage/out/both"]
     inputs: [{name: file, from: ./data/file, at: /etc/file}, {name: folder, from: ./data/folder, at: /opt/folder}]
     outputs: [{name: both, max_size: 1Mi}]
@@ -186,19 +183,14 @@ payloads:
 
 #[test]
 fn a_pod_that_is_made_for_a_workflow_has_the_mounts_that_it_wants() {
-    let desk = Desk::new("deskmounts", MOUNTS);
+    let desk = Desk::new("deskmounts", &flow(MOUNTS));
     let answer = desk.run();
     assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
     assert_eq!(text(&desk.path("out/logs/read.stdout")), "one\ntwo\n0\n");
     assert_eq!(desk.pods(), Vec::<String>::new());
 }
 
-const FOLDERS: &str = r#"
-apiVersion: latebind/v1
-metadata: {name: desk}
-defaults: {image: "oci:busybox", walltime: 60s, resources: {cpu: 100m, memory: 64Mi}}
-payloads:
-  - name: make
+const FOLDERS: &str = r#"  - name: make
     command: [sh, -c, "cd /stage/out/d; mkdir -p a/b empty; echo one > a/one; ln -s ../one a/b/up; ln -s /etc/passwd /work/x"]
     outputs: [{name: d, class: folder, max_size: 1Mi, save: tree}]
   - name: read
@@ -212,7 +204,7 @@ payloads:
 
 #[test]
 fn a_folder_is_handed_on_in_a_pod_and_comes_back() {
-    let desk = Desk::new("deskfolders", FOLDERS);
+    let desk = Desk::new("deskfolders", &flow(FOLDERS));
     let answer = desk.run();
     assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
     let read = text(&desk.path("out/logs/read.stdout"));
@@ -232,7 +224,7 @@ fn mounts_that_no_pod_can_have_together_are_told_before_one_is_made() {
         let another = format!(
             "  - {{name: another, command: [\"true\"], inputs: [{{name: x, from: ./data/folder, at: {at}}}]}}\n"
         );
-        let desk = Desk::new(test, &format!("{}{another}", MOUNTS.trim_start()));
+        let desk = Desk::new(test, &flow(&format!("{MOUNTS}{another}")));
         let answer = desk.run();
         assert_eq!(answer.code, 64, "{}{}", answer.stdout, answer.stderr);
         assert!(answer.stderr.contains(words), "{}", answer.stderr);
@@ -244,7 +236,7 @@ fn mounts_that_no_pod_can_have_together_are_told_before_one_is_made() {
 #[test]
 fn a_failed_payload_is_told_as_on_this_machine() {
     let workflow = WORKFLOW.replace("wc -c < /stage/in/both", "echo no >&2; exit 3");
-    let desk = Desk::new("failing", &workflow);
+    let desk = Desk::new("failing", &flow(&workflow));
     let answer = desk.run();
     assert_eq!(answer.code, 1, "{}{}", answer.stdout, answer.stderr);
     assert!(answer.stdout.contains("exit code 3"), "{}", answer.stdout);
@@ -254,7 +246,7 @@ fn a_failed_payload_is_told_as_on_this_machine() {
 
 #[test]
 fn an_image_of_this_machine_needs_a_place_to_be_pushed_to() {
-    let desk = Desk::new("nopush", WORKFLOW);
+    let desk = Desk::new("nopush", &flow(WORKFLOW));
     let words = desk.arguments();
     let kept: Vec<&str> = words
         .iter()
