@@ -155,12 +155,13 @@ fn mounts(entries: &[Entry]) -> impl Iterator<Item = Mount> {
         producer.payload.outputs.iter().find(|output| output.name == uri.output).map(|output| output.class)
     };
     inputs.filter_map(move |input| {
+        let at = input.at.clone()?;
         let is_file = match &input.source {
             Source::Host(path) => !path.is_dir(),
             Source::Object(_) => true,
             Source::Stage(uri) => class_of(uri) != Some(StageClass::Folder),
         };
-        Some(Mount { at: input.at.clone()?, is_file })
+        Some(Mount { at, is_file })
     })
 }
 

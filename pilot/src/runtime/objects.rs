@@ -26,6 +26,8 @@ pub(super) struct Objects {
     bytes_max: u64,
     /// Made when the first object is asked for.
     tier: OnceLock<ObjectTier>,
+    /// Made when the first one is fetched: those who want the same one wait for each other in it.
+    cache: OnceLock<OncePerNode>,
     held: Mutex<HashMap<Owner, HashMap<ObjectUrl, Arc<Held>>>>,
 }
 
@@ -35,7 +37,14 @@ type Owner = (StageName, StageName);
 impl Objects {
     /// Keeps what it fetches in `folder`, at most so many bytes. Nothing is done yet.
     pub(super) fn new(access: ObjectAccess, folder: PathBuf, bytes_max: u64) -> Self {
-        Self { access: Mutex::new(access), folder, bytes_max, tier: OnceLock::new(), held: Mutex::default() }
+        Self {
+            access: Mutex::new(access),
+            folder,
+            bytes_max,
+            tier: OnceLock::new(),
+            cache: OnceLock::new(),
+            held: Mutex::default(),
+        }
     }
 
     /// Says how objects are reached, before the first is asked for.
@@ -43,13 +52,13 @@ impl Objects {
         *locked(&self.access) = access;
     }
 
-    fn tier(&self) -> Result<ObjectTier, Fault> {
+    fn tier(&self) -> Result<&ObjectTier, Fault> {
         if let Some(tier) = self.tier.get() {
-            return Ok(tier.clone());
+            return Ok(tier);
         }
         let made = ObjectTier::new(locked(&self.access).settings());
         let made = made.map_err(|error| Fault::new(FaultClass::Pilot, error.to_string()))?;
-        Ok(self.tier.get_or_init(|| made).clone())
+        Ok(self.tier.get_or_init(|| made))
     }
 
     /// Fetches what a payload reads, unless this machine has it; gives the bytes that came.
@@ -75,7 +84,10 @@ impl Objects {
         Ok(came)
     }
 
-    fn cache(&self) -> Result<OncePerNode, Fault> {
+    fn cache(&self) -> Result<&OncePerNode, Fault> {
+        if let Some(cache) = self.cache.get() {
+            return Ok(cache);
+        }
         // Nobody else has to see what a payload may read.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         let made =
@@ -83,7 +95,9 @@ impl Objects {
         made.map_err(|error| {
             Fault::new(FaultClass::Pilot, format!("make folder {}: {error}", self.folder.display()))
         })?;
-        OncePerNode::open(self.tier()?, &self.folder, self.bytes_max).map_err(|error| fault(&error))
+        let opened = OncePerNode::open(self.tier()?.clone(), &self.folder, self.bytes_max);
+        let opened = opened.map_err(|error| fault(&error))?;
+        Ok(self.cache.get_or_init(|| opened))
     }
 
     /// Where an object that a payload was prepared with lies.
