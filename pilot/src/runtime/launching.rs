@@ -13,7 +13,7 @@ use wire::slot::{FdRole, InputLink, Launch, LaunchId, LaunchRefusal, Rlimit, ToS
 use super::logs::LogStream;
 use super::slots::{Connection, SlotError};
 use super::stage_clients::SOCKET;
-use super::stages::{OpenInput, OpenOutput};
+use super::stages::{OpenInput, OpenOutput, is_unmade};
 use crate::fault::chain;
 use crate::payload::{Payload, StageClass};
 use crate::ports::{Ended, LaunchFault};
@@ -174,6 +174,37 @@ pub(super) fn invocation(payload: &Payload, config: &ImageConfig) -> (Vec<String
 pub(super) fn nothing_to_run() -> Fault {
     let text = "its image has neither ENTRYPOINT nor CMD; give the payload a command";
     Fault::new(FaultClass::Payload, text)
+}
+
+/// The last launch in a slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastLaunch {
+    pub(super) id: LaunchId,
+    /// An earlier life of this pilot made it.
+    pub(super) inherited: bool,
+}
+
+/// Why nothing can be kept of a payload that an earlier life of this pilot launched: it has not made by path what it could
+/// make through a client, and its clients have lost their pilot.
+pub(super) fn lost_clients(launch: Option<LastLaunch>, outputs: &[OpenOutput], out: &Path) -> Option<Fault> {
+    let inherited = launch.is_some_and(|launch| launch.inherited);
+    (inherited && is_unmade(outputs, out)).then(|| {
+        Fault::new(FaultClass::Retry, "its pilot was started again while clients were making its outputs")
+    })
+}
+
+/// That a payload failed which has [lost its clients](lost_clients) is not taken for its own doing.
+pub(super) fn judge_inherited(
+    launch: Option<LastLaunch>,
+    ended: Result<Ended, LaunchFault>,
+    outputs: &[OpenOutput],
+    out: &Path,
+) -> Result<Ended, LaunchFault> {
+    let ended = ended?;
+    match lost_clients(launch, outputs, out).filter(|_| !ended.exit.status.is_success()) {
+        Some(fault) => Err(LaunchFault::SlotLost(fault)),
+        None => Ok(ended),
+    }
 }
 
 /// What a container is called from inside. It may outlive the payload, so it has the slot's name.

@@ -19,11 +19,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use pilot_core::{ClaimId, Epoch};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use stage::OutputFile;
 use wire::slot::{LaunchId, Nonce};
 
+use super::stages::OpenOutput;
 use crate::payload::Payload;
+use crate::ports::Grant;
 
 /// A slot's container, and what runs in it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,10 +66,7 @@ pub(super) const VERSION: u32 = 1;
 impl Record {
     /// The last record of a slot that was written whole.
     pub(super) fn read(path: &Path) -> Option<Self> {
-        let text = std::fs::read(path).ok()?;
-        let whole = text.split_inclusive(|byte| *byte == b'\n').rfind(|line| line.ends_with(b"\n"))?;
-        let record: Self = serde_json::from_slice(whole).ok()?;
-        (record.version == VERSION).then_some(record)
+        last_whole(path).filter(|record: &Self| record.version == VERSION)
     }
 
     pub(super) fn nonce(&self) -> Nonce {
@@ -74,7 +74,34 @@ impl Record {
     }
 }
 
+/// The last record in a file that was written whole.
+fn last_whole<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let text = std::fs::read(path).ok()?;
+    let whole = text.split_inclusive(|byte| *byte == b'\n').rfind(|line| line.ends_with(b"\n"))?;
+    serde_json::from_slice(whole).ok()
+}
+
 impl Launched {
+    /// A launch that is about to be sent.
+    pub(super) fn new(
+        id: LaunchId,
+        grant: Grant,
+        payload: &Payload,
+        outputs: &[OpenOutput],
+        oom_kills: u64,
+    ) -> Self {
+        Self {
+            id: id.0,
+            epoch: grant.epoch.0,
+            claim: grant.claim.0,
+            at_ms: boot_ms(),
+            key: grant.key,
+            oom_kills,
+            payload: payload.clone(),
+            files: outputs.iter().filter_map(OpenOutput::file).cloned().collect(),
+        }
+    }
+
     pub(super) fn epoch(&self) -> Epoch {
         Epoch(self.epoch)
     }
@@ -88,7 +115,7 @@ impl Launched {
     }
 }
 
-/// Where a slot's records are written.
+/// Where records of a slot are written, of which the last counts.
 ///
 /// A line is added in about a microsecond. To replace the file each time costs a hundred times that on ext4, which begins to
 /// write a file to disk when it is renamed over another one (ext4(5), `auto_da_alloc`).
@@ -107,7 +134,7 @@ impl RecordFile {
     }
 
     /// Writes a record; those before it do not count any more.
-    pub(super) fn write(&mut self, record: &Record) -> io::Result<()> {
+    pub(super) fn write(&mut self, record: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
         // After an error the end of the file is not known, so the next record begins a new one.
@@ -125,6 +152,17 @@ impl RecordFile {
         std::fs::rename(fresh, &self.path)?;
         self.open = Some((file, line.len() as u64));
         Ok(())
+    }
+
+    /// What was written last, by whatever process.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Option<T> {
+        last_whole(&self.path)
+    }
+
+    /// None of it counts any more.
+    pub(super) fn remove(&mut self) {
+        self.open = None;
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use wire::frame::FRAME_FDS_MAX;
 use wire::slot::{LaunchId, ToShim};
 
 use super::following::SHIM_WAIT;
+use super::record::RecordFile;
 use super::slots::{Connection, SlotError};
 use super::stages::{MemoryNote, Stages, is_in_memory};
 use crate::payload::Payload;
@@ -32,14 +33,14 @@ struct Kept {
 /// What the shim of one slot keeps.
 #[derive(Debug)]
 pub(super) struct Retaining {
-    path: PathBuf,
+    file: RecordFile,
     kept: Vec<Kept>,
 }
 
 impl Retaining {
     /// Nothing yet. `record` is where the slot's record lies.
     pub(super) fn new(record: &Path) -> Self {
-        Self { path: record.with_file_name("retained"), kept: Vec::new() }
+        Self { file: RecordFile::new(&record.with_file_name("retained")), kept: Vec::new() }
     }
 
     /// Whether the shim keeps anything, as far as is known.
@@ -50,7 +51,7 @@ impl Retaining {
     /// Another container: its shim has nothing.
     pub(super) fn begin_anew(&mut self) {
         if !std::mem::take(&mut self.kept).is_empty() {
-            let _ = std::fs::remove_file(&self.path);
+            self.file.remove();
         }
     }
 
@@ -88,7 +89,7 @@ impl Retaining {
         self.kept.retain(|kept| stages.is_retained(&kept.note.stage, LaunchId(kept.launch)));
         self.kept.extend(held.iter().map(|(note, _)| Kept { launch: launch.0, note: note.clone() }));
         // Before the shim has them: what nobody knows the name of is of no use.
-        self.write().map_err(SlotError::Note)?;
+        self.file.write(&self.kept).map_err(SlotError::Note)?;
         let line = connection.line();
         for some in held.chunks(FRAME_FDS_MAX) {
             let outputs = some.iter().map(|(note, _)| note.stage.output.as_str().to_owned()).collect();
@@ -101,20 +102,15 @@ impl Retaining {
         Ok(())
     }
 
-    fn write(&self) -> std::io::Result<()> {
-        let fresh = self.path.with_extension("new");
-        std::fs::write(&fresh, serde_json::to_vec(&self.kept)?)?;
-        std::fs::rename(fresh, &self.path)
-    }
-
     /// Takes up again what the shim has kept for an earlier life of this pilot. What the payload of `own` writes, or wrote and
     /// nobody reported, is given back instead, by its names.
     pub(super) async fn take_back(
         &mut self,
         stages: &Stages,
-        connection: &Connection,
+        connection: Option<&Connection>,
         own: Option<LaunchId>,
     ) -> BTreeMap<StageName, OwnedFd> {
+        let Some(connection) = connection else { return BTreeMap::new() };
         let collected = match tokio::time::timeout(SHIM_WAIT, connection.collect()).await {
             Ok(Ok(collected)) => collected,
             other => {
@@ -122,8 +118,7 @@ impl Retaining {
                 return BTreeMap::new();
             }
         };
-        let text = std::fs::read(&self.path).unwrap_or_default();
-        let noted: Vec<Kept> = serde_json::from_slice(&text).unwrap_or_default();
+        let noted: Vec<Kept> = self.file.read().unwrap_or_default();
         let (line, mut written) = (connection.line(), BTreeMap::new());
         for (held, fd) in collected {
             let kept = noted

@@ -35,7 +35,7 @@ use self::figures::Counting;
 use self::folders::drop_file;
 pub(super) use self::folders::{open_folder, prune};
 pub(super) use self::opening::{OpenInput, OpenOutput};
-pub(super) use self::retained::{MemoryNote, is_in_memory, is_unmade, lost_clients};
+pub(super) use self::retained::{MemoryNote, is_in_memory, is_unmade};
 use self::retained::{Retained, in_sealed_memory};
 use super::objects::Objects;
 use super::together::Together;

@@ -19,14 +19,14 @@ use std::time::Duration;
 
 use pilot_core::{ClaimId, Epoch, Fault, SlotId};
 use stage::StageName;
-use wire::slot::{ExitReport, LaunchId, Nonce, ShimState};
+use wire::slot::{ExitReport, Nonce, ShimState};
 
 use super::KubernetesRuntime;
 use super::live::{Live, Stands};
 use super::meeting::ShimGone;
 use super::view;
 use crate::runtime::adoption::{Found, Inventory};
-use crate::runtime::launching::{log_path, slot_fault};
+use crate::runtime::launching::{LastLaunch, log_path, slot_fault};
 use crate::runtime::record::{LaunchLog, Launched, Record, boot_ms};
 
 /// A shim whose pilot has gone looks for a new one several times a second.
@@ -110,7 +110,7 @@ impl Live {
             ShimState::Ended(report) => Some(report.launch),
             ShimState::Idle => None,
         };
-        let memory = self.take_back(own).await;
+        let memory = self.retaining.take_back(&self.shared.stages, self.connection.as_ref(), own).await;
         match (state, launch) {
             (ShimState::Running(id), Some(launch)) if id == launch.id() => {
                 self.take_over(launch, None, memory).await
@@ -133,12 +133,6 @@ impl Live {
         let caller = met.map_err(|error| slot_fault(&error))?.ok_or_else(|| slot_fault(&ShimGone))?;
         self.welcome(caller.connection, epoch).await?;
         Ok((caller.nonce, caller.state))
-    }
-
-    /// Holds again what the shim has kept for an earlier life of this pilot; gives what the payload of `own` has in memory.
-    async fn take_back(&mut self, own: Option<LaunchId>) -> BTreeMap<StageName, OwnedFd> {
-        let Some(connection) = &self.connection else { return BTreeMap::new() };
-        self.retaining.take_back(&self.shared.stages, connection, own).await
     }
 
     /// Makes this pilot's own what the payload writes.
@@ -167,7 +161,7 @@ impl Live {
             }
         };
         self.outputs = outputs;
-        self.launched = Some((launch.id(), true));
+        self.launched = Some(LastLaunch { id: launch.id(), inherited: true });
         for (stream, name) in self.streams.iter_mut().flatten().zip(["stdout", "stderr"]) {
             stream.go_on(log_path(payload, name));
         }

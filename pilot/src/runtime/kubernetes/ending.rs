@@ -14,8 +14,7 @@ use super::inputs::empty;
 use super::live::{Cleaning, Live, Stands};
 use crate::payload::Payload;
 use crate::runtime::following::SHIM_WAIT;
-use crate::runtime::launching::slot_fault;
-use crate::runtime::stages::{is_unmade, lost_clients};
+use crate::runtime::launching::{lost_clients, slot_fault};
 
 /// How long the API server may be away when the idle image is asked for: less than a try to clean may take.
 const ROLL_BACK_WAIT: Duration = Duration::from_secs(15);
@@ -38,10 +37,8 @@ impl Live {
         }
         let made = self.session.take().map(|session| session.end(commit)).unwrap_or_default();
         let outputs = std::mem::take(&mut self.outputs);
-        let fault = matches!(self.launched, Some((_, true)))
-            .then_some(&outputs)
-            .filter(|outputs| commit && is_unmade(outputs, &self.folders.out))
-            .map(|_| lost_clients());
+        let lost = || lost_clients(self.launched, &outputs, &self.folders.out);
+        let fault = if commit { lost() } else { None };
         if !commit || payload.outputs.is_empty() || fault.is_some() {
             self.shared.stages.drop_unfinished(payload, outputs, &made, &self.folders.out);
             return Drained { usage: self.usage, fault };
@@ -90,9 +87,9 @@ impl Live {
 
     /// Lets the shim keep what is held in memory, for the pilot that comes after this one.
     async fn retain(&mut self, payload: &Payload) {
-        let Some((launch, _)) = self.launched.filter(|_| self.shared.serves && self.reusable) else { return };
+        let Some(launch) = self.launched.filter(|_| self.shared.serves && self.reusable) else { return };
         if let Some(connection) = &self.connection {
-            self.retaining.retain(&self.shared.stages, connection, launch, payload).await;
+            self.retaining.retain(&self.shared.stages, connection, launch.id, payload).await;
         }
     }
 

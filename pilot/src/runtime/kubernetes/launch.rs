@@ -17,11 +17,13 @@ use crate::payload::Payload;
 use crate::ports::{Ended, Grant, LaunchFault};
 use crate::runtime::exec::Word;
 use crate::runtime::following::{Followed, Ground, follow, outlived, status};
-use crate::runtime::launching::{Parts, compose, refused, send_launch, slot_fault};
-use crate::runtime::record::{Launched, boot_ms};
+use crate::runtime::launching::{
+    LastLaunch, Parts, compose, judge_inherited, refused, send_launch, slot_fault,
+};
+use crate::runtime::record::Launched;
 use crate::runtime::slots::SlotError;
 use crate::runtime::stage_clients::ClientSession;
-use crate::runtime::stages::{FILE_INPUTS, OpenOutput, is_unmade, lost_clients};
+use crate::runtime::stages::FILE_INPUTS;
 
 /// When the API is asked how a container ended that answers no more: the kubelet tells within a second or two.
 const LOOKS: [Duration; 5] = [
@@ -58,7 +60,7 @@ impl Live {
             Some(Some(report)) => {
                 self.runs = false;
                 let ended = self.exited(&report, None, None);
-                return self.judge_inherited(Ok(ended));
+                return judge_inherited(self.launched, Ok(ended), &self.outputs, &self.folders.out);
             }
             Some(None) => true,
             None => {
@@ -68,7 +70,7 @@ impl Live {
         };
         self.runs = true;
         let ended = self.follow(payload, &mut words, started).await;
-        let ended = self.judge_inherited(ended);
+        let ended = judge_inherited(self.launched, ended, &self.outputs, &self.folders.out);
         // A lost slot is not known to be empty.
         self.runs = matches!(ended, Err(LaunchFault::SlotLost(_)));
         if ended.is_ok() && payload.outputs.is_empty() {
@@ -105,26 +107,12 @@ impl Live {
             streams: self.streams.as_mut(),
         };
         let (launch, lent) = compose(payload, parts)?;
-        self.launched = Some((launch.id, false));
+        self.launched = Some(LastLaunch { id: launch.id, inherited: false });
         if self.shared.serves {
             // That of the payload before.
             let _ = std::fs::remove_file(&self.folders.keeping);
-            let files = self.outputs.iter().filter_map(|output| match output {
-                OpenOutput::File(file) | OpenOutput::Value(file) => Some(file.clone()),
-                OpenOutput::Memory(_) | OpenOutput::Folder | OpenOutput::Shared(_) | OpenOutput::Passing => {
-                    None
-                }
-            });
-            self.write_record(Some(Launched {
-                id: launch.id.0,
-                epoch: grant.epoch.0,
-                claim: grant.claim.0,
-                at_ms: boot_ms(),
-                key: grant.key,
-                oom_kills: self.oom_kills_before,
-                payload: payload.clone(),
-                files: files.collect(),
-            }));
+            let kills = self.oom_kills_before;
+            self.write_record(Some(Launched::new(launch.id, grant.clone(), payload, &self.outputs, kills)));
         }
         if let Some(launches) = &self.shared.launches {
             // What can't be written down must not be run: nobody would know that it may have.
@@ -132,22 +120,6 @@ impl Live {
         }
         let connection = self.connection.as_ref().ok_or_else(|| slot_fault(&SlotError::Gone))?;
         send_launch(connection, launch, lent).await.map_err(|error| slot_fault(&error))
-    }
-
-    /// That a payload failed which an earlier life of this pilot launched, before it made by path what it could make through a
-    /// client, is not taken for its own doing: its clients have lost their pilot.
-    fn judge_inherited(&self, ended: Result<Ended, LaunchFault>) -> Result<Ended, LaunchFault> {
-        let inherited = matches!(self.launched, Some((_, true)));
-        match &ended {
-            Ok(end)
-                if inherited
-                    && !end.exit.status.is_success()
-                    && is_unmade(&self.outputs, &self.folders.out) =>
-            {
-                Err(LaunchFault::SlotLost(lost_clients()))
-            }
-            _ => ended,
-        }
     }
 
     /// Follows it until it is gone, and says how it ended.

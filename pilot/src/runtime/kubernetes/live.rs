@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use pilot_core::{Epoch, Fault, FaultClass, SlotId, Usage};
 use tokio::time::Instant;
-use wire::slot::{CleanReport, ExitReport, LaunchId, Nonce};
+use wire::slot::{CleanReport, ExitReport, Nonce};
 
 use super::Shared;
 use super::api::Changed;
@@ -34,7 +34,7 @@ use super::view::{self, SlotShape};
 use crate::payload::Payload;
 use crate::runtime::committing::Commit;
 use crate::runtime::following::SHIM_WAIT;
-use crate::runtime::launching::slot_fault;
+use crate::runtime::launching::{LastLaunch, slot_fault};
 use crate::runtime::logs::LogStream;
 use crate::runtime::pristine::{is_as_made, open_folder};
 use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
@@ -109,8 +109,8 @@ pub(super) struct Live {
     pub(super) runs: bool,
     /// Found running by this pilot; perhaps it has ended meanwhile.
     pub(super) adopted: Option<Option<ExitReport>>,
-    /// The last launch, and whether an earlier life of this pilot made it.
-    pub(super) launched: Option<(LaunchId, bool)>,
+    /// The last launch.
+    pub(super) launched: Option<LastLaunch>,
     /// The last payload's terms allow another one after it.
     pub(super) reusable: bool,
     pub(super) cleaning: Cleaning,

@@ -24,12 +24,12 @@ use oci_runner::cgroup::{Cgroup, Guard, cgroup_name};
 use pilot_core::{ClaimId, Epoch, Fault, FaultClass, SlotId};
 use stage::StageName;
 use tokio::io::Interest;
-use wire::slot::{ExitReport, LaunchId, ShimState};
+use wire::slot::{ExitReport, ShimState};
 
 use super::LocalRuntime;
 use super::live::{Live, died};
 use crate::runtime::adoption::{Found, Inventory};
-use crate::runtime::launching::{log_path, slot_fault};
+use crate::runtime::launching::{LastLaunch, log_path, slot_fault};
 use crate::runtime::record::{LaunchLog, Launched, Record, boot_ms, start_ticks};
 use crate::runtime::slots::{Connection, SlotListener};
 use crate::runtime::watch;
@@ -117,7 +117,7 @@ async fn look(shared: Arc<super::Shared>, slot: SlotId, usable: bool) -> Left {
         None => Ok(None),
     };
     let own = launch.as_ref().ok().and_then(|found| Some(found.as_ref()?.0.id()));
-    let memory = live.take_back(own).await;
+    let memory = live.retaining.take_back(&live.shared.stages, live.connection.as_ref(), own).await;
     match launch {
         Ok(Some((launch, ended))) => match live.take_over(&launch, ended, memory) {
             Ok(()) => Left::Adopted(Box::new((live, launch))),
@@ -218,12 +218,6 @@ impl Live {
         Ok(state)
     }
 
-    /// Holds again what the shim has kept for an earlier life of this pilot; gives what the payload of `own` has in memory.
-    async fn take_back(&mut self, own: Option<LaunchId>) -> BTreeMap<StageName, OwnedFd> {
-        let Some(connection) = &self.connection else { return BTreeMap::new() };
-        self.retaining.take_back(&self.shared.stages, connection, own).await
-    }
-
     /// Makes this pilot's own what the payload writes.
     fn take_over(
         &mut self,
@@ -235,7 +229,7 @@ impl Live {
         let touched = self.folders.keeping.exists();
         let out = &self.folders.out;
         self.outputs = self.shared.stages.reopen_outputs(payload, &launch.files, out, touched, memory)?;
-        self.launched = Some((launch.id(), true));
+        self.launched = Some(LastLaunch { id: launch.id(), inherited: true });
         self.open_streams()?;
         for (stream, name) in self.streams.iter_mut().flatten().zip(["stdout", "stderr"]) {
             stream.go_on(log_path(payload, name));

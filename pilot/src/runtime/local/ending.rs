@@ -16,9 +16,8 @@ use super::folders::SlotFolders;
 use super::live::{Cleaning, Live, died};
 use crate::payload::Payload;
 use crate::runtime::following::SHIM_WAIT;
-use crate::runtime::launching::{remove_files, slot_fault};
+use crate::runtime::launching::{lost_clients, remove_files, slot_fault};
 use crate::runtime::pristine::{is_as_made, open_folder};
-use crate::runtime::stages::{is_unmade, lost_clients};
 
 /// The shim, its stage holder, and one that the shim may just be ending.
 const OWN_PROCESSES_MAX: usize = 3;
@@ -39,10 +38,8 @@ impl Live {
         }
         let made = self.session.take().map(|session| session.end(commit)).unwrap_or_default();
         let outputs = std::mem::take(&mut self.outputs);
-        let fault = matches!(self.launched, Some((_, true)))
-            .then_some(&outputs)
-            .filter(|outputs| commit && is_unmade(outputs, &self.folders.out))
-            .map(|_| lost_clients());
+        let lost = || lost_clients(self.launched, &outputs, &self.folders.out);
+        let fault = if commit { lost() } else { None };
         if !commit || payload.outputs.is_empty() || fault.is_some() {
             self.shared.stages.drop_unfinished(payload, outputs, &made, &self.folders.out);
             return Drained { usage: self.usage, fault };
@@ -94,12 +91,11 @@ impl Live {
 
     /// Lets the shim keep what is held in memory, for the pilot that comes after this one.
     async fn retain(&mut self, payload: &Payload) {
-        let Some((launch, _)) = self.launched.filter(|_| self.shared.folders.serves() && self.reusable)
-        else {
+        let Some(launch) = self.launched.filter(|_| self.shared.folders.serves() && self.reusable) else {
             return;
         };
         if let Some(connection) = &self.connection {
-            self.retaining.retain(&self.shared.stages, connection, launch, payload).await;
+            self.retaining.retain(&self.shared.stages, connection, launch.id, payload).await;
         }
     }
 

@@ -17,7 +17,7 @@ use oci_runner::cgroup::{Cgroup, Guard};
 use pilot_core::{Epoch, Fault, FaultClass, SlotId, Usage};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
-use wire::slot::{ExitReport, LaunchId, Nonce, ToShim};
+use wire::slot::{ExitReport, Nonce, ToShim};
 use wire::version::PROTOCOL;
 
 use super::Shared;
@@ -25,7 +25,7 @@ use super::folders::SlotFolders;
 use crate::payload::Payload;
 use crate::runtime::committing::Commit;
 use crate::runtime::following::SHIM_WAIT;
-use crate::runtime::launching::slot_fault;
+use crate::runtime::launching::{LastLaunch, slot_fault};
 use crate::runtime::logs::LogStream;
 use crate::runtime::record::{Launched, Record, RecordFile, VERSION};
 use crate::runtime::retaining::Retaining;
@@ -96,8 +96,8 @@ pub(crate) struct Live {
     pub(super) runs: bool,
     /// Found running by this pilot; perhaps it has ended meanwhile.
     pub(super) adopted: Option<Option<ExitReport>>,
-    /// The last launch, and whether an earlier life of this pilot made it.
-    pub(super) launched: Option<(LaunchId, bool)>,
+    /// The last launch.
+    pub(super) launched: Option<LastLaunch>,
     /// What is written down about the container, for a pilot that can be followed by another.
     pub(super) process: Option<(u32, u64)>,
     /// The last payload's shape allows another one after it.

@@ -39,6 +39,16 @@ pub(in crate::runtime) enum OpenOutput {
     Passing,
 }
 
+impl OpenOutput {
+    /// The file of the slot's `out` folder that it is.
+    pub(in crate::runtime) fn file(&self) -> Option<&OutputFile> {
+        match self {
+            Self::File(file) | Self::Value(file) => Some(file),
+            Self::Folder | Self::Memory(_) | Self::Shared(_) | Self::Passing => None,
+        }
+    }
+}
+
 /// An input as the shim is told of it.
 #[derive(Debug)]
 pub(in crate::runtime) enum OpenInput {

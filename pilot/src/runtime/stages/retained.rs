@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use pilot_core::{Fault, FaultClass};
 use serde::{Deserialize, Serialize};
 use stage::server::{Content, Made};
 use stage::{Lending, MemoryStage, MemoryWriter, SealedMap, StageName, StageUri};
@@ -123,11 +122,6 @@ pub(in crate::runtime) fn is_unmade(outputs: &[OpenOutput], out: &Path) -> bool 
         OpenOutput::Value(file) => file.is_untouched(folder.as_fd()),
         OpenOutput::File(_) | OpenOutput::Folder | OpenOutput::Shared(_) | OpenOutput::Passing => false,
     })
-}
-
-/// What became of such a payload.
-pub(in crate::runtime) fn lost_clients() -> Fault {
-    Fault::new(FaultClass::Retry, "its pilot was started again while clients were making its outputs")
 }
 
 pub(in crate::runtime) fn is_in_memory(class: StageClass) -> bool {
