@@ -20,7 +20,7 @@ mod s3;
 mod settings;
 mod source;
 mod tier;
-mod unfinished;
+pub mod unfinished;
 mod url;
 
 pub use digest::{Digest, DigestError};

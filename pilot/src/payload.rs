@@ -138,6 +138,15 @@ impl Save {
             Self::Object(_) => None,
         }
     }
+
+    /// The folder of this machine that it is put into, if it is one.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => path.parent(),
+            Self::Object(url) => url.path().and_then(Path::parent),
+        }
+    }
 }
 
 impl fmt::Display for Save {

@@ -85,6 +85,9 @@ impl Live {
     /// Finds the shim of the record; gives the launch that it is about, or says which claim is lost.
     async fn look(&mut self) -> Result<Option<Launched>, Option<ClaimId>> {
         let Some(record) = Record::read(&self.folders.record) else { return Ok(None) };
+        if let Some(launch) = &record.launch {
+            self.shared.stages.sweep_unsaved(&launch.payload);
+        }
         let nonce = record.nonce();
         self.nonce = nonce;
         let claim = record.launch.as_ref().map(Launched::claim);

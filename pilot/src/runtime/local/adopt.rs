@@ -112,6 +112,9 @@ async fn look(shared: Arc<super::Shared>, slot: SlotId, usable: bool) -> Left {
     let mut live = Live::empty(shared, slot, folders);
     // Also without a record: a container is started before there is one.
     live.cgroup = cgroup;
+    if let Some(launch) = record.as_ref().and_then(|record| record.launch.as_ref()) {
+        live.shared.stages.sweep_unsaved(&launch.payload);
+    }
     let launch = match record {
         Some(record) => live.meet(record, usable).await,
         None => Ok(None),
