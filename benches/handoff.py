@@ -98,7 +98,6 @@ def consume(method, size, round, port, ready):
             found = stages.wait("x", 60)
             found.view[0]
             mapped = now()
-            found.populate()
             return mapped, add(found.view), now()
     if method == "vineyard":
         store = once("vineyard", vineyard)

@@ -8,7 +8,7 @@ SIZES = {"4 KiB": 12, "64 KiB": 16, "1 MiB": 20, "64 MiB": 26, "1 GiB": 30}
 PANELS = [("mapped", "until the consumer has all bytes"), ("read", "until it has read each byte")]
 # Each line: who, colour, and whether it is dashed, which is Python.
 LINES = [
-    ("stage", "#c00000", False), ("python", "#c00000", True), ("pipe", "#1f77b4", False), ("unix", "#2ca02c", False),
+    ("stage", "#c00000", False), ("stage-huge", "#e377c2", False), ("python", "#c00000", True), ("pipe", "#1f77b4", False), ("unix", "#2ca02c", False),
     ("tcp", "#9467bd", False), ("tmpfs", "#8c564b", False), ("redis", "#7f7f7f", False),
     ("redis-python", "#7f7f7f", True), ("vineyard", "#ff7f0e", True), ("ray", "#17becf", True),
 ]

@@ -68,6 +68,8 @@ typedef struct {
     uint64_t bytes;
     int fd;
     char name[65];
+    char note[160];   /* what was asked for and could not be had, in one line; empty when there is nothing to say */
+    uint64_t seal_us; /* after the commit: how long sealing took, in microseconds */
 } latebind_output;
 
 typedef struct {
@@ -88,8 +90,8 @@ typedef struct {
 } latebind_reader_;
 
 typedef struct {
-    uint64_t kind, bytes, stage_class;
-    const unsigned char *value;
+    uint64_t kind, bytes, stage_class, seal_us;
+    const unsigned char *value; /* in the frame; of Lent the note */
     uint64_t value_bytes;
     int fd;
 } latebind_answer_;
@@ -228,11 +230,11 @@ static inline int latebind_ask_(latebind_client *c, const unsigned char *questio
         switch (a->kind) {
         case 0: /* Lent: bytes, note */
             a->bytes = latebind_get_(&r);
-            if (latebind_get_(&r) == 1) text = latebind_get_blob_(&r, &n_text);
+            if (latebind_get_(&r) == 1) a->value = latebind_get_blob_(&r, &a->value_bytes);
             break;
         case 1: /* Committed: bytes, seal_us */
             a->bytes = latebind_get_(&r);
-            (void)latebind_get_(&r);
+            a->seal_us = latebind_get_(&r);
             break;
         case 2: break; /* Abandoned */
         case 3: /* Opened: class, bytes */
@@ -262,17 +264,18 @@ static inline int latebind_ask_(latebind_client *c, const unsigned char *questio
     }
 }
 
-/* Question with a name and a number: Create (0), Commit (1), Abandon (2), Open (3). */
+/* Question with a name and a number: Create (0), Commit (1), Abandon (2), Open (3); LATEBIND_HUGE_ is Create in huge pages. */
+#define LATEBIND_HUGE_ 256u
 static inline int latebind_named_(latebind_client *c, unsigned request, const char *name, uint64_t number,
                                   unsigned char *frame, latebind_answer_ *a) {
     unsigned char question[128], *to = question;
     c->last = c->last == UINT32_MAX ? 1 : c->last + 1;
     *to++ = 1;
     to = latebind_put_(to, c->last);
-    *to++ = (unsigned char)request;
+    *to++ = (unsigned char)(request & 255u);
     to = latebind_put_text_(to, name);
     if (request != 2) to = latebind_put_(to, number);
-    if (request == 0) *to++ = 0; /* no huge pages */
+    if ((request & 255u) == 0) *to++ = request == LATEBIND_HUGE_;
     return latebind_ask_(c, question, (size_t)(to - question), c->last, frame, a);
 }
 
@@ -405,21 +408,23 @@ static inline int latebind_connect(latebind_client *c, const char *path) {
     return code;
 }
 
-/* Makes an output of `bytes` bytes, mapped for writing at out->data. */
-static inline int latebind_create(latebind_client *c, const char *name, uint64_t bytes, latebind_output *out) {
+static inline int latebind_create_in_(latebind_client *c, unsigned request, const char *name, uint64_t bytes,
+                                      latebind_output *out) {
     memset(out, 0, sizeof *out);
     out->fd = -1;
     if (!latebind_name_ok_(name)) return latebind_fail_(c, LATEBIND_INVALID, "create output", name, "that is no name");
     unsigned char *frame = malloc(LATEBIND_FRAME_MAX);
     if (!frame) return latebind_fail_(c, LATEBIND_SYSTEM, "create output", name, strerror(errno));
     latebind_answer_ a;
-    int code = latebind_named_(c, 0, name, bytes, frame, &a);
+    int code = latebind_named_(c, request, name, bytes, frame, &a);
     if (!code && a.kind != 0) {
         if (a.fd >= 0) close(a.fd);
         code = latebind_broken_(c, "it answered another question");
     }
     if (!code) {
         void *data = NULL;
+        snprintf(out->note, sizeof out->note, "%.*s", (int)(a.value_bytes < 1024 ? a.value_bytes : 1024),
+                 a.value ? (const char *)a.value : "");
         if (a.bytes) data = mmap(NULL, a.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, a.fd, 0);
         if (data == MAP_FAILED) {
             code = latebind_fail_(c, LATEBIND_SYSTEM, "create output", name, strerror(errno));
@@ -427,6 +432,11 @@ static inline int latebind_create(latebind_client *c, const char *name, uint64_t
             latebind_answer_ gone;
             (void)latebind_named_(c, 2, name, 0, frame, &gone);
         } else {
+            /* Wishes: all pages at once are cheaper than one by one, and without a note of each one's last use, so is unmapping. */
+            if (a.bytes) {
+                (void)madvise(data, a.bytes, MADV_SEQUENTIAL);
+                (void)madvise(data, a.bytes, 23 /* MADV_POPULATE_WRITE */);
+            }
             out->data = data;
             out->bytes = a.bytes;
             out->fd = a.fd;
@@ -435,6 +445,16 @@ static inline int latebind_create(latebind_client *c, const char *name, uint64_t
     }
     free(frame);
     return code;
+}
+
+/* Makes an output of `bytes` bytes, mapped for writing at out->data. */
+static inline int latebind_create(latebind_client *c, const char *name, uint64_t bytes, latebind_output *out) {
+    return latebind_create_in_(c, 0, name, bytes, out);
+}
+
+/* As latebind_create, in huge pages where the node has them; else out->note says why not. */
+static inline int latebind_create_huge(latebind_client *c, const char *name, uint64_t bytes, latebind_output *out) {
+    return latebind_create_in_(c, LATEBIND_HUGE_, name, bytes, out);
 }
 
 static inline void latebind_unmap_(latebind_output *out) {
@@ -456,6 +476,7 @@ static inline int latebind_commit(latebind_client *c, latebind_output *out, uint
         if (a.fd >= 0) close(a.fd);
         code = latebind_broken_(c, "it answered another question");
     }
+    if (!code) out->seal_us = a.seal_us;
     free(frame);
     return code;
 }

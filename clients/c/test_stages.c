@@ -40,6 +40,13 @@ int main(void) {
     CHECK(!latebind_open(&c, "o92", &in) && in.bytes == 0);
     latebind_close_input(&in);
 
+    /* Huge or with a note that says why not; the same afterwards. */
+    CHECK(!latebind_create_huge(&p, "o95", 1 << 20, &out) && out.bytes == 1 << 20 && !strchr(out.note, '\n'));
+    memset(out.data, 5, 1 << 20);
+    CHECK(!latebind_commit(&p, &out, 1 << 20) && out.seal_us < 60000000);
+    CHECK(!latebind_open(&c, "o95", &in) && in.in_place && ((const char *)in.data)[(1 << 20) - 1] == 5);
+    latebind_close_input(&in);
+
     CHECK(!latebind_create(&p, "o93", 10, &out) && !latebind_abandon(&p, &out));
     CHECK(!latebind_create(&p, "o93", 10, &out) && !latebind_commit(&p, &out, 1));
 

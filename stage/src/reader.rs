@@ -58,7 +58,8 @@ impl SealedMap {
         Ok(Self { map: sys::SealProof::of(fd.as_fd())?.map()? })
     }
 
-    /// Maps all its pages at once, for a reader of most of them: page by page, on demand, takes about three times as long.
+    /// Maps all its pages at once, so that no access waits for one later. It does not make reading all of them faster: on demand the
+    /// kernel maps sixteen at a time, and takes from a half to nine tenths of the time of this (measured, Linux 6.18).
     /// Kernels before 5.14 have no such call, and then it does nothing.
     pub fn populate(&self) {
         if let Some(map) = &self.map {

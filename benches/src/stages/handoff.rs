@@ -39,8 +39,9 @@ const REDIS_MOST: usize = 512 << 20;
 const SETTLE: Duration = Duration::from_millis(3);
 
 /// Who hands over, and which pair of programs does it: ours first.
-pub const METHODS: [(&str, &str); 11] = [
+pub const METHODS: [(&str, &str); 12] = [
     ("stage", "slots"),
+    ("stage-huge", "slots"),
     ("pipe", "peers"),
     ("unix", "peers"),
     ("tcp", "peers"),
@@ -54,8 +55,9 @@ pub const METHODS: [(&str, &str); 11] = [
 ];
 
 /// What is compared with what: each in one language.
-pub const COMPARED: [(&str, &[&str]); 3] =
-    [("stage", &["pipe", "unix", "tcp", "tmpfs", "redis"]), ("python", &PYTHON), ("huge", &PYTHON)];
+pub const COMPARED: [(&str, &[&str]); 4] =
+    [("stage", &C), ("stage-huge", &C), ("python", &PYTHON), ("huge", &PYTHON)];
+const C: [&str; 5] = ["pipe", "unix", "tcp", "tmpfs", "redis"];
 const PYTHON: [&str; 3] = ["redis-python", "vineyard", "ray"];
 
 /// The two ends; Ray's are one.
@@ -216,7 +218,7 @@ impl Arena {
         bytes: usize,
         number: u32,
     ) -> anyhow::Result<Vec<(&'static str, f64)>> {
-        let is_stage = matches!(method, "stage" | "python" | "huge");
+        let is_stage = matches!(method, "stage" | "stage-huge" | "python" | "huge");
         let sessions =
             if is_stage { sessions(&self.broker, &self.place, number, bytes)? } else { Vec::new() };
         let pair = self.pairs.get_mut(pair).context("its programs have ended")?;
@@ -247,7 +249,7 @@ impl Arena {
         if is_stage {
             figures.push(("seal", seal_us as f64));
         }
-        if method == "stage" {
+        if method.starts_with("stage") {
             // Python's commit unmaps without telling when it has.
             figures.push(("unmap", us(asked)));
             figures.push(("hand-off", us(mapped) - us(asked) - seal_us as f64));

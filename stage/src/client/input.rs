@@ -135,7 +135,8 @@ impl Input {
         }
     }
 
-    /// Maps all its pages at once: for a reader of most of them. A copy is there already.
+    /// Maps all its pages at once, so that no access waits for one later; see [`SealedMap::populate`](crate::SealedMap::populate).
+    /// A copy is there already.
     pub fn populate(&self) {
         if let Content::Memory { map, .. } = &self.content {
             map.populate();

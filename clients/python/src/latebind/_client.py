@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -21,6 +22,7 @@ SOCKET_VARIABLE = "LATEBIND_STAGE"
 _F_GET_SEALS = 1034  # F_LINUX_SPECIFIC_BASE + 10; not every build of the fcntl module has the name
 _SEALS_NEEDED = 0x0002 | 0x0004 | 0x0008  # SHRINK, GROW, WRITE
 _MADV_POPULATE_READ = 22
+_MADV_POPULATE_WRITE = 23
 _SUN_PATH = 107
 
 _Bytes = Union[bytes, bytearray, memoryview]
@@ -306,6 +308,10 @@ class Output:
                     self._map = mmap.mmap(fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
                 except OSError as error:
                     raise StageError(f'write output "{self.name}": {error.strerror or error}') from None
+                # All pages at once are cheaper than one by one; without a note of each one's last use, so is unmapping.
+                for advice in (mmap.MADV_SEQUENTIAL, _MADV_POPULATE_WRITE):
+                    with contextlib.suppress(OSError):
+                        self._map.madvise(advice)
                 self._view = memoryview(self._map)
         return self._view
 
@@ -399,7 +405,7 @@ class Input:
         return found if shape is None else found.reshape(shape)
 
     def populate(self) -> None:
-        """Maps all pages at once, for a reader of most of them; on demand takes about three times as long."""
+        """Maps all pages at once, so that no access waits for one later; reading all of them is no faster for it."""
         if isinstance(self.view.obj, mmap.mmap):
             try:
                 self.view.obj.madvise(_MADV_POPULATE_READ)
