@@ -109,7 +109,15 @@ pub fn probe_host(store: &Path, local: &Path) -> HostReport {
     if let Some(ids) = ids {
         attach = containers(&mut items, store, local, ids);
     }
-    items.extend([memory_program(), seccomp(), landlock(), leases(local), reflink(local), cgroups()]);
+    items.extend([
+        memory_program(),
+        seccomp(),
+        landlock(),
+        leases(local),
+        reflink(local),
+        huge_pages(),
+        cgroups(),
+    ]);
     HostReport { items, attach }
 }
 
@@ -246,6 +254,21 @@ fn leases(local: &Path) -> Item {
         Err(error) => Err((error.to_string(), "a state folder on a local file system or tmpfs".to_owned())),
     };
     item("read leases", answer, "file outputs are committed by copy")
+}
+
+fn huge_pages() -> Item {
+    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let setting = fs::read_to_string(SETTING).unwrap_or_default();
+    let chosen = setting.split(['[', ']']).nth(1).unwrap_or("not in this kernel");
+    let answer = match chosen {
+        "always" | "within_size" | "advise" | "force" => Ok(format!("{chosen}, for shared memory")),
+        other => Err((format!("{other}, for shared memory"), format!("as root: echo advise > {SETTING}"))),
+    };
+    item(
+        "huge pages",
+        answer,
+        "large stages in memory are written, sealed and mapped in small pages, many times slower",
+    )
 }
 
 fn reflink(local: &Path) -> Item {

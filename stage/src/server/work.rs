@@ -154,34 +154,41 @@ fn allocate(
         io::Error::new(error.source.kind(), format!("{}: {}", error.doing, error.source))
     };
     let writer = MemoryWriter::create(name, Lending::ByFd).map_err(failed)?;
-    let note = if huge_pages { take_huge_pages(&writer, bytes)? } else { None };
+    let lack = if huge_pages || bytes >= HUGE_PAGE { take_huge_pages(&writer, bytes) } else { None };
+    let note = lack.filter(|_| huge_pages);
     // Pages that are there already are left alone.
     writer.allocate(bytes).map_err(failed)?;
     writer.fix_size().map_err(failed)?;
     Ok((writer, note))
 }
 
+/// A huge page where small ones have 4 KiB (x86-64, arm64).
+const HUGE_PAGE: u64 = 2 << 20;
+
 /// Takes huge pages where the node gives them to shared memory; else says why not. They stay usable at any size, which
-/// memory from the node's reserve (hugetlb) is not.
-fn take_huge_pages(writer: &MemoryWriter, bytes: u64) -> io::Result<Option<String>> {
+/// memory from the node's reserve (hugetlb) is not. Not for what is left beyond the last whole one: it would take more than
+/// was reserved.
+fn take_huge_pages(writer: &MemoryWriter, bytes: u64) -> Option<String> {
     const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
     let setting = fs::read_to_string(SETTING).unwrap_or_default();
     let chosen = setting.split(['[', ']']).nth(1).unwrap_or("never");
+    let whole = bytes / HUGE_PAGE * HUGE_PAGE;
     match chosen {
-        "always" | "within_size" | "force" => Ok(None),
-        "advise" => {
-            rustix::fs::ftruncate(writer.lend(), bytes)?;
-            if bytes > 0 {
-                let map = memmap2::MmapOptions::new().map_raw(&writer.lend())?;
-                map.advise(memmap2::Advice::HugePage)?;
-                map.advise(memmap2::Advice::PopulateWrite)?;
-            }
-            Ok(None)
-        }
-        other => Ok(Some(format!(
+        "always" | "within_size" | "force" => None,
+        "advise" if whole == 0 => None,
+        "advise" => advise(writer, whole).err().map(|error| format!("in small pages: {error}")),
+        other => Some(format!(
             "in small pages: this node gives shared memory no huge ones (transparent_hugepage/shmem_enabled is {other})"
-        ))),
+        )),
     }
+}
+
+fn advise(writer: &MemoryWriter, bytes: u64) -> io::Result<()> {
+    let length = usize::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    rustix::fs::ftruncate(writer.lend(), bytes)?;
+    let map = memmap2::MmapOptions::new().len(length).map_raw(&writer.lend())?;
+    map.advise(memmap2::Advice::HugePage)?;
+    map.advise(memmap2::Advice::PopulateWrite)
 }
 
 type Seal = fn(MemoryWriter, u64) -> Result<MemoryStage, NotCommitted>;

@@ -91,6 +91,10 @@ fn the_broker_pays_for_the_pages_before_it_lends_them() {
     assert_eq!(room.used(), 3 << 20);
     let stat = rustix::fs::fstat(output.fd().expect("fd")).expect("stat");
     assert_eq!((stat.st_size, stat.st_blocks >= 6 << 10), (3 << 20, true));
+    // Not a page more than was asked for, but where the node gives huge pages to all, and beyond the end.
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    let generous = setting.is_ok_and(|text| text.contains("[always]") || text.contains("[force]"));
+    assert!(generous || stat.st_blocks == 6 << 10, "{}", stat.st_blocks);
     drop(output);
     room.until("it is given back", |room| room.used() == 0);
     assert_eq!(room.counts().dropped, 0, "what is abandoned is not counted as lost");
