@@ -89,7 +89,8 @@ fn a_create_waits_for_the_room_that_spilling_makes() {
     spilling.made("a", 3 * MIB, 1);
     spilling.made("b", 3 * MIB, 2);
     spilling.made("c", 8 * MIB, 3);
-    assert_eq!(spilling.disk(), 6 * MIB);
+    // The third fills all of it, so that it is moved too, sooner or later.
+    assert!([6 * MIB, 14 * MIB].contains(&spilling.disk()), "{}", spilling.disk());
     let session = spilling.room.session(grant("r", &[("x", Class::Mem, 9 * MIB)], &[]));
     refused(session.client().create("x", 9 * MIB), Code::OverBudget);
 }
