@@ -35,7 +35,7 @@ async fn a_large_object_takes_a_small_memory() {
 #[expect(clippy::disallowed_methods, reason = "the parent speaks to its child through the environment")]
 async fn the_child_that_moves_much() {
     let Ok(address) = std::env::var("OBJECTS_TEST_MEMORY") else { return };
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
+    let folder = crate::server::disk();
     let file = tempfile::tempfile_in(folder.path()).expect("file");
     let mut writer = BufWriter::new(&file);
     let mut random = fastrand::Rng::with_seed(1);

@@ -86,7 +86,7 @@ async fn many_that_want_the_same_share_one_fetch() {
     let name = url("s3://data/shared");
     server.tier().put(&name, one.clone().into(), put_of(&one)).await.expect("put");
     let proxy = Proxy::start(server.address, |_, _| None);
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
+    let folder = crate::server::disk();
     let children: Vec<_> = (0..3).map(|_| child(&proxy.address.to_string(), folder.path())).collect();
     let cache = cache(tier(proxy.address, quick()), folder.path(), 64 * MIB);
     let all = (0..8).map(|_| cache.get(&name, Expect::default()));
@@ -135,7 +135,7 @@ async fn a_fetching_process_that_is_killed_leaves_nothing_that_is_taken_for_whol
         let last = seen.range.is_some_and(|(from, _)| from == 10 << 20);
         (last && stalls.load(Ordering::SeqCst)).then_some(Fault::Stall(1 << 20))
     });
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
+    let folder = crate::server::disk();
     let mut killed = child(&proxy.address.to_string(), folder.path());
     while proxy.seen().iter().filter(|seen| seen.range.is_some()).count() < 3 {
         assert!(killed.is_running(), "the child ended");
@@ -159,7 +159,7 @@ async fn a_fetching_process_that_is_killed_leaves_nothing_that_is_taken_for_whol
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_goes_first_and_what_is_held_or_linked_stays() {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
+    let folder = crate::server::disk();
     let tier = ObjectTier::new(Settings::default()).expect("tier");
     let cache = cache(tier.clone(), &folder.path().join("cache"), 4 * MIB);
     let name = |seed: u64| url(&format!("file://{}/o{seed}", folder.path().display()));
@@ -193,7 +193,7 @@ async fn the_oldest_goes_first_and_what_is_held_or_linked_stays() {
 
 #[tokio::test]
 async fn another_version_is_fetched_anew_and_wrong_bytes_are_never_kept() {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
+    let folder = crate::server::disk();
     let tier = ObjectTier::new(Settings::default()).expect("tier");
     let place = folder.path().join("cache");
     let cache = cache(tier.clone(), &place, 4 * MIB);
@@ -230,7 +230,7 @@ async fn another_version_is_fetched_anew_and_wrong_bytes_are_never_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_for_ever_for_a_process_that_was_stopped() {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
+    let folder = crate::server::disk();
     let limits = objects::Limits { request: Duration::from_millis(200), ..quick() };
     let tier = ObjectTier::new(Settings { limits, ..Settings::default() }).expect("tier");
     let place = folder.path().join("cache");

@@ -18,6 +18,23 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
 }
 
+/// A folder that is not in /tmp, where that may be memory without extended attributes; who did not build this may not write
+/// elsewhere.
+pub(crate) fn disk() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).or_else(|_| tempfile::tempdir()).expect("folder")
+}
+
+/// What `tests/s3/build` built, or LATEBIND_TEST_S3 where that can't be looked up.
+#[expect(clippy::disallowed_methods, reason = "the script only looks for a file")]
+fn program() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("LATEBIND_TEST_S3") {
+        return Some(PathBuf::from(named)).filter(|path| path.exists());
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/s3/build");
+    let built = Command::new(script).arg("--there").output().ok().filter(|built| built.status.success())?;
+    Some(PathBuf::from(String::from_utf8(built.stdout).expect("path").trim()))
+}
+
 impl Server {
     /// Starts one with the bucket `data`, or says why it can't be had.
     pub(crate) fn start(test: &str) -> Option<Self> {
@@ -50,16 +67,11 @@ impl Server {
 
     #[expect(clippy::disallowed_methods, reason = "the test owns the child and waits for it")]
     fn start_with(test: &str, host: &str, more: &[&str]) -> Option<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/s3/build");
-        let built = Command::new(script).arg("--there").output().expect("tests/s3/build");
-        if !built.status.success() {
+        let Some(program) = program() else {
             skipped(test, "the S3 server: run tests/s3/build, which needs Go");
             return None;
-        }
-        let program = PathBuf::from(String::from_utf8(built.stdout).expect("path").trim());
-        // Not /tmp where that is memory without extended attributes; who did not build this may not write elsewhere.
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).or_else(|_| tempfile::tempdir());
-        let folder = folder.expect("folder");
+        };
+        let folder = disk();
         std::fs::create_dir(folder.path().join("data")).expect("bucket");
         // Another process may take the port in between: then the server ends and another port is tried.
         for _ in 0..5 {
