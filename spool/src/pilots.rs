@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -64,12 +65,20 @@ impl Spool {
         let path = lock_path(&self.folder, &pilot.name)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(|source| SpoolError::File { action: "make", path: path.clone(), source })?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(SpoolError::PilotLives { name: pilot.name.clone() }),
-            Err(error) => {
-                return Err(SpoolError::File { action: "lock", path, source: error.into() });
+        // What a pilot was forking when it was killed has its lock until it executes its program.
+        let mut tries = 40;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if tries > 0 => std::thread::sleep(Duration::from_millis(50)),
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(SpoolError::PilotLives { name: pilot.name.clone() });
+                }
+                Err(error) => {
+                    return Err(SpoolError::File { action: "lock", path, source: error.into() });
+                }
             }
+            tries -= 1;
         }
         let boot = self.clock.boot_id();
         self.transact(|work| {

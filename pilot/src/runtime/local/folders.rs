@@ -24,6 +24,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_runner::remove_tree;
 
@@ -69,6 +70,11 @@ pub enum FolderError {
         source: io::Error,
     },
 }
+
+/// What a pilot was forking when it was killed has its lock (flock(2)) until it executes its program, or sees that it is alone:
+/// for so long the next one tries to get it.
+const FORKED_TRIES: u32 = 40;
+const FORKED_PAUSE: Duration = Duration::from_millis(50);
 
 /// The folders of one running pilot. Dropping it removes them.
 #[derive(Debug)]
@@ -145,10 +151,15 @@ impl PilotFolders {
         let path = state.join("lock");
         let fail = |source| FolderError::Make { path: path.clone(), source };
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(fail)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(FolderError::Taken { name: name.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        let mut tries = FORKED_TRIES;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if tries > 0 => std::thread::sleep(FORKED_PAUSE),
+                Err(TryLockError::WouldBlock) => return Err(FolderError::Taken { name: name.to_owned() }),
+                Err(TryLockError::Error(source)) => return Err(fail(source)),
+            }
+            tries -= 1;
         }
         private_folder(&scratch, "scratch-dir")?;
         for folder in [&state, &scratch] {
