@@ -4,7 +4,7 @@ import json
 import math
 import sys
 
-SIZES = {"4 KiB": 12, "64 KiB": 16, "1 MiB": 20, "64 MiB": 26, "1 GiB": 30}
+SIZES = {"4 KiB": 12, "64 KiB": 16, "1 MiB": 20, "64 MiB": 26, "512 MiB": 29, "1 GiB": 30}
 PANELS = [("mapped", "until the consumer has all bytes"), ("read", "until it has read each byte")]
 # Each line: who, colour, and whether it is dashed, which is Python.
 LINES = [

@@ -26,11 +26,12 @@ use crate::peers::command;
 use crate::results::Section;
 
 /// Bytes handed over, what they are called, and each how many-th round has them.
-pub const SIZES: [(usize, &str, u32); 5] = [
+pub const SIZES: [(usize, &str, u32); 6] = [
     (4 << 10, "4 KiB", 1),
     (64 << 10, "64 KiB", 1),
     (1 << 20, "1 MiB", 1),
     (64 << 20, "64 MiB", 4),
+    (512 << 20, "512 MiB", 12),
     (1 << 30, "1 GiB", 12),
 ];
 /// More than a value of Redis may have.
