@@ -143,6 +143,21 @@ impl MemoryWriter {
         })
     }
 
+    /// Forbids writing, as a producer does before it asks for the commit: the kernel looks at each page for this, and who
+    /// made them has the time. What is not the producer's to decide (cutting, all other seals) is left to the commit.
+    ///
+    /// # Errors
+    /// `EBUSY` while someone has it mapped for writing; the memory is as it was then.
+    pub fn forbid_writing(fd: impl AsFd) -> std::io::Result<()> {
+        Ok(fcntl_add_seals(fd, SealFlags::WRITE)?)
+    }
+
+    /// Whether nobody can write it any more, so that what is left of a commit takes no time.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        fcntl_get_seals(&self.fd).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
+    }
+
     /// Cuts the memory to exactly `bytes` and seals it.
     ///
     /// # Errors

@@ -88,6 +88,23 @@ fn a_live_writable_mapping_makes_it_busy_and_the_retry_passes() {
 }
 
 #[test]
+fn a_producer_does_the_long_part_of_a_seal_itself_and_the_commit_the_rest() {
+    let writer = writer(Lending::ByFd);
+    writer.allocate(8192).expect("allocate");
+    let mut lent = producer(&writer);
+    lent.write_all(b"hello").expect("write");
+    let map = raw_map(&lent);
+    assert!(MemoryWriter::forbid_writing(&lent).is_err() && !writer.is_written(), "it is mapped");
+    drop(map);
+    MemoryWriter::forbid_writing(&lent).expect("seal");
+    assert!(writer.is_written() && lent.write_all(b"!").is_err());
+    // What it is cut to is still open, and everything else of the commit.
+    let stage = writer.commit_exactly(5).expect("commit");
+    assert_eq!(&*SealedMap::open(stage.reader().expect("reader")).expect("map"), b"hello");
+    assert!(lent.set_len(3).is_err() && fcntl_add_seals(&lent, SealFlags::WRITE).is_err());
+}
+
+#[test]
 fn holes_are_filled_so_that_no_reader_pays_for_them() {
     let writer = writer(Lending::ByFd);
     let file = producer(&writer);

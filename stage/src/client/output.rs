@@ -8,7 +8,8 @@ use memmap2::MmapRaw;
 use rustix::io::{pwrite, retry_on_intr};
 
 use super::{Client, ClientError};
-use crate::StageName;
+use crate::memory::now_us;
+use crate::{MemoryWriter, StageName};
 
 /// Memory of the broker's that this client may write until it commits it. Dropped, it is abandoned.
 #[derive(Debug)]
@@ -148,9 +149,13 @@ impl<'client> Output<'client> {
     /// # Errors
     /// As there.
     pub fn commit_timed(&mut self, bytes: u64) -> Result<(u64, u64), ClientError> {
-        let done = self.client.commit(&self.name, bytes)?;
+        let began = now_us();
+        // The broker says what is wrong when this is refused, and does it where it was not done.
+        let _ = self.fd.as_ref().map(MemoryWriter::forbid_writing);
+        let own_us = now_us().saturating_sub(began);
+        let (bytes, seal_us) = self.client.commit(&self.name, bytes)?;
         self.fd = None;
-        Ok(done)
+        Ok((bytes, own_us + seal_us))
     }
 }
 
