@@ -39,6 +39,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("payload-shim", vec!["wire"]),
         ("spool", vec!["pilot-core"]),
         ("objects", vec![]),
+        ("csi-driver", vec!["stage", "wire"]),
         ("pilot", vec!["pilot-core", "wire", "spool", "stage", "objects", "image-store", "oci-runner"]),
         ("pilot-examples", vec!["image-store"]),
     ]

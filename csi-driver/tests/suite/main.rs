@@ -1,0 +1,11 @@
+//! The driver as a process, called as the kubelet calls it.
+//!
+//! Each test has a kubelet's folder of its own in a temporary folder, and leaves nothing.
+
+mod collecting;
+mod end;
+mod hostile;
+mod kubelet;
+mod mounting;
+mod publishing;
+mod registering;
