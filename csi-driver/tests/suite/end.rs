@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 /// Runs a driver that is to end by itself; its code and what it said.
 #[expect(clippy::disallowed_methods, reason = "it is waited for")]
 pub(crate) fn run_to_the_end(options: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_csi-driver"));
+    let mut command = Command::new(crate::kubelet::program());
     let output = command.args(options).stdin(Stdio::null()).output().expect("run the driver");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

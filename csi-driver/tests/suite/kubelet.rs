@@ -19,6 +19,13 @@ use tonic::transport::{Channel, Endpoint};
 /// How long anything may take on a machine that has much else to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The driver's program: another one than Cargo's where that is out of a user's reach (`tests/unprivileged`).
+#[expect(clippy::disallowed_methods, reason = "tests are told by the environment where programs are")]
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("LATEBIND_TEST_CSI_DRIVER")
+        .map_or_else(|| env!("CARGO_BIN_EXE_csi-driver").into(), PathBuf::from)
+}
+
 /// A kubelet's folder, and a driver that works for it.
 pub(crate) struct Kubelet {
     pub(crate) root: TempDir,
@@ -45,7 +52,7 @@ impl Kubelet {
     /// Starts a driver, and waits until it answers.
     #[expect(clippy::disallowed_methods, reason = "the kubelet owns the driver and ends it in Drop")]
     pub(crate) async fn run(&mut self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_csi-driver"));
+        let mut command = Command::new(program());
         command.args(["--node-id", "node1", "--kubelet-dir"]).arg(self.root.path());
         command.args(&self.options).stdin(Stdio::null()).stdout(Stdio::null());
         // A test that fails shows what the driver said.

@@ -3,6 +3,7 @@
 //! Each test has a kubelet's folder of its own in a temporary folder, and leaves nothing.
 
 mod collecting;
+mod conformance;
 mod end;
 mod hostile;
 mod kubelet;
