@@ -129,6 +129,56 @@ impl Reading<'_> {
     }
 }
 
+/// Reads any bytes as a request to publish, for fuzzing: what is accepted can name nothing outside of its pod's folder.
+///
+/// # Panics
+/// When it can.
+#[doc(hidden)]
+pub fn fuzz_publish(bytes: &[u8]) {
+    use prost::Message as _;
+    let Ok(request) = csi::NodePublishVolumeRequest::decode(bytes) else { return };
+    let domains: Domains = [("physics".to_owned(), vec!["cms/*".to_owned()])].into();
+    let pods = Path::new("/k/pods");
+    let Ok(read) = (Reading { pods, domains: &domains }).publish(&request) else { return };
+    let below =
+        request.target_path.strip_prefix("/k/pods/").and_then(|path| path.strip_prefix(read.pod.as_str()));
+    assert!(
+        below.is_some_and(|path| path.starts_with('/') && !path.contains("/../") && !path.contains('\0'))
+    );
+    assert!(!read.target.name().contains('/') && !matches!(read.target.name(), "" | "." | ".."));
+    let Wanted { uid, permissions, slots, read_only, gid: _, backing: _ } = read.wanted;
+    assert!(uid != Some(0) && permissions & !0o3777 == 0 && slots <= crate::layout::SLOTS_MAX);
+    assert!(!read_only || permissions & 0o222 == 0);
+}
+
+/// A good request, as bytes: what fuzzing begins with.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz_seed(attributes: &[(&str, &str)]) -> Vec<u8> {
+    use csi::volume_capability::{AccessMode, AccessType, MountVolume};
+    use prost::Message as _;
+    let info = [
+        ("csi.storage.k8s.io/ephemeral", "true"),
+        ("csi.storage.k8s.io/pod.namespace", "cms"),
+        ("csi.storage.k8s.io/pod.uid", "1a2b"),
+        ("csi.storage.k8s.io/serviceAccount.name", "prod"),
+    ];
+    let context =
+        info.iter().chain(attributes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let mount = MountVolume { volume_mount_group: "2000".to_owned(), ..MountVolume::default() };
+    csi::NodePublishVolumeRequest {
+        volume_id: "csi-1".to_owned(),
+        target_path: "/k/pods/1a2b/v/mount".to_owned(),
+        volume_capability: Some(csi::VolumeCapability {
+            access_mode: Some(AccessMode { mode: 1 }),
+            access_type: Some(AccessType::Mount(mount)),
+        }),
+        volume_context: context.collect(),
+        ..csi::NodePublishVolumeRequest::default()
+    }
+    .encode_to_vec()
+}
+
 /// Says no to everything that this driver is not; else gives the pod's fsGroup.
 fn mount_group(capability: &csi::VolumeCapability) -> Result<&str, BadRequest> {
     use csi::volume_capability::AccessType;

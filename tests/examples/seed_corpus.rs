@@ -10,6 +10,7 @@ fn main() -> anyhow::Result<()> {
     slot_messages()?;
     layers()?;
     documents()?;
+    volumes()?;
     workflows()
 }
 
@@ -139,6 +140,18 @@ fn documents() -> anyhow::Result<()> {
     put("document", "manifest", &std::fs::read(layout.blob_path(&written.manifest))?)?;
     put("document", "config", &std::fs::read(layout.blob_path(&written.config))?)?;
     put("document", "saved", br#"[{"Config":"c.json","RepoTags":["a:b"],"Layers":["l/layer.tar"]}]"#)
+}
+
+fn volumes() -> anyhow::Result<()> {
+    for (name, attributes) in [
+        ("plain", &[][..]),
+        ("slots", &[("slots", "4"), ("uid", "10000"), ("permissions", "0750")]),
+        ("tmpfs", &[("mode", "mount"), ("size", "64Mi"), ("gid", "7")]),
+        ("shared", &[("mode", "mount"), ("source", "shared"), ("domain", "physics")]),
+    ] {
+        put("csi_publish", name, &csi_driver::request::fuzz_seed(attributes))?;
+    }
+    Ok(())
 }
 
 fn workflows() -> anyhow::Result<()> {

@@ -50,6 +50,12 @@ fn no_bytes_break_the_reader_of_image_documents() {
 }
 
 #[test]
+fn no_bytes_break_the_reader_of_requests_for_volumes() {
+    let inputs = run("csi_publish", MUTANTS, csi_driver::request::fuzz_publish);
+    assert!(inputs > MUTANTS);
+}
+
+#[test]
 fn no_bytes_break_the_reader_of_workflow_files() {
     let inputs = run("workflow", MUTANTS / 4, pilot::workflow::fuzz_workflow);
     assert!(inputs > MUTANTS / 4);
