@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
@@ -78,47 +78,35 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> Result<(),
     let driver = Driver::start(state, pods, settings, Arc::clone(&metrics))
         .map_err(|error| ServeError::Run(error.to_string()))?;
 
-    let mut tasks = JoinSet::new();
+    let (mut services, mut sockets) = (JoinSet::new(), JoinSet::new());
+    let mut visits = JoinSet::new();
     if let Some(addr) = config.metrics {
         let listener = http::listen(addr).await?;
         tracing::info!(addr = %listener.local_addr().map_or(addr, |addr| addr), "metrics");
-        let metrics = Arc::clone(&metrics);
-        tasks.spawn(async move {
-            http::serve(listener, metrics).await;
-            Ok(())
-        });
+        visits.spawn(http::serve(listener, Arc::clone(&metrics)));
     }
+    let (ending, ended) = watch::channel(false);
     let identity = Identity { name: config.driver_name.clone(), metrics: Arc::clone(&metrics) };
     let node = Node { config: Arc::clone(&config), driver: driver.clone(), metrics: Arc::clone(&metrics) };
-    let node = NodeServer::new(node).max_decoding_message_size(REQUEST_MAX);
-    let identity = IdentityServer::new(identity).max_decoding_message_size(REQUEST_MAX);
-    let mut sockets = JoinSet::new();
-    let connections = open(&config.endpoint, &mut sockets)?;
-    let router = builder().add_service(identity).add_service(node);
-    let (ending, mut ended) = tokio::sync::watch::channel(false);
-    let mut ended_too = ended.clone();
-    tasks.spawn(async move {
-        let end = async move { drop(ended.wait_for(|ended| *ended).await) };
-        router.serve_with_incoming_shutdown(ReceiverStream::new(connections), end).await
-    });
+    let router = builder()
+        .add_service(IdentityServer::new(identity).max_decoding_message_size(REQUEST_MAX))
+        .add_service(NodeServer::new(node).max_decoding_message_size(REQUEST_MAX));
+    let connections = open(&config.endpoint, &mut sockets, &ended)?;
+    services.spawn(router.serve_with_incoming_shutdown(ReceiverStream::new(connections), end(ended.clone())));
     if let Some(folder) = &config.registry {
-        let registration = Registration {
-            name: config.driver_name.clone(),
-            endpoint: config.endpoint.display().to_string(),
-            metrics: Arc::clone(&metrics),
-        };
-        let connections = open(&folder.join(format!("{}-reg.sock", config.driver_name)), &mut sockets)?;
+        let endpoint = config.endpoint.display().to_string();
+        let registration = Registration { name: config.driver_name.clone(), endpoint, metrics };
         let router = builder()
             .add_service(RegistrationServer::new(registration).max_decoding_message_size(REQUEST_MAX));
-        tasks.spawn(async move {
-            let end = async move { drop(ended_too.wait_for(|ended| *ended).await) };
-            router.serve_with_incoming_shutdown(ReceiverStream::new(connections), end).await
-        });
+        let connections =
+            open(&folder.join(format!("{}-reg.sock", config.driver_name)), &mut sockets, &ended)?;
+        services
+            .spawn(router.serve_with_incoming_shutdown(ReceiverStream::new(connections), end(ended.clone())));
     }
     tokio::select! {
         () = stop => {}
         () = collect(&driver, config.collect_every) => {}
-        Some(result) = tasks.join_next() => {
+        Some(result) = services.join_next() => {
             let why = match result {
                 Ok(Ok(())) => "a service ended".to_owned(),
                 Ok(Err(error)) => error.to_string(),
@@ -127,11 +115,17 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> Result<(),
             return Err(ServeError::Run(why));
         }
     }
-    // Requests that are begun are answered; then the sockets go, so that the kubelet knows.
+    // First the sockets go, so that the kubelet knows; then requests that are begun are answered.
     let _ = ending.send(true);
-    let over = async { while sockets.join_next().await.is_some() {} };
+    while sockets.join_next().await.is_some() {}
+    let over = async { while services.join_next().await.is_some() {} };
+    // A kubelet that keeps its connection open keeps nobody waiting longer.
     let _ = tokio::time::timeout(END_GRACE, over).await;
     Ok(())
+}
+
+async fn end(mut ended: watch::Receiver<bool>) {
+    sockets::end(&mut ended).await;
 }
 
 /// Has the driver look for pods that are gone, now and then.
@@ -155,13 +149,17 @@ fn builder() -> Server {
 /// What a connection may send unread. Small: the kubelet's requests are.
 const REQUEST_WINDOW: u32 = 128 << 10;
 
-fn open(path: &Path, tasks: &mut JoinSet<()>) -> Result<mpsc::Receiver<io::Result<UnixStream>>, SocketError> {
+fn open(
+    path: &Path,
+    tasks: &mut JoinSet<()>,
+    ended: &watch::Receiver<bool>,
+) -> Result<mpsc::Receiver<io::Result<UnixStream>>, SocketError> {
     if let Some(folder) = path.parent() {
         // The kubelet makes its own; if this fails, binding says why.
         let _ = std::fs::create_dir_all(folder);
     }
     let bound = sockets::take(path)?;
     let (sender, connections) = mpsc::channel(CONNECTIONS_MAX);
-    tasks.spawn(sockets::keep(path.to_owned(), bound, sender));
+    tasks.spawn(sockets::keep(path.to_owned(), bound, sender, ended.clone()));
     Ok(connections)
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Connections that wait: the kubelet has one or two.
@@ -67,14 +67,21 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// Passes connections on until nobody takes them, and takes the path again whenever it is not this socket's any more.
-pub async fn keep(path: PathBuf, bound: Bound, connections: mpsc::Sender<io::Result<UnixStream>>) {
+/// Passes connections on until the end is told, and takes the path again whenever it is not this socket's any more. At the end the
+/// path is free.
+pub async fn keep(
+    path: PathBuf,
+    bound: Bound,
+    connections: mpsc::Sender<io::Result<UnixStream>>,
+    mut ended: watch::Receiver<bool>,
+) {
     let mut bound = Some(bound);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = false;
     loop {
         tokio::select! {
+            () = end(&mut ended) => break,
             () = connections.closed() => break,
             stream = accept(bound.as_ref()) => match stream {
                 Ok(stream) => {
@@ -110,6 +117,11 @@ pub async fn keep(path: PathBuf, bound: Bound, connections: mpsc::Sender<io::Res
         // Else the next start does it.
         let _ = std::fs::remove_file(&path);
     }
+}
+
+/// Waits until the end is told, or nobody is left to tell it.
+pub async fn end(ended: &mut watch::Receiver<bool>) {
+    drop(ended.wait_for(|ended| *ended).await);
 }
 
 async fn accept(bound: Option<&Bound>) -> io::Result<UnixStream> {

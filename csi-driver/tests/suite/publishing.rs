@@ -8,6 +8,7 @@ use std::time::Duration;
 use csi_driver::grpc::csi;
 use csi_driver::grpc::csi::volume_capability::{AccessType, MountVolume};
 use rustix::process::Signal;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::kubelet::{Kubelet, may_chown, may_mount, unpublishing, until, with};
@@ -210,6 +211,38 @@ async fn five_hundred_volumes_come_and_go_in_little_memory() {
     }
     assert_eq!(kubelet.records(), 0);
     requests.iter().for_each(|request| kubelet.assert_gone(request));
+}
+
+#[tokio::test]
+async fn requests_that_come_at_once_are_answered_as_if_they_came_one_by_one() {
+    let kubelet = Kubelet::start(&["--register", "false"]).await;
+    let mut requests = JoinSet::new();
+    let each = |round: usize| kubelet.pod(&format!("pod{}", round % 4));
+    for round in 0..64 {
+        let (mut node, request) = (kubelet.node().await, each(round));
+        requests.spawn(async move { node.node_publish_volume(request).await });
+    }
+    while let Some(result) = requests.join_next().await {
+        result.expect("join").expect("publish");
+    }
+    assert_eq!(kubelet.records(), 4);
+    for round in 0..4 {
+        for number in 0..200 {
+            fs::write(Path::new(&each(round).target_path).join(number.to_string()), "x").expect("write");
+        }
+    }
+    let mut requests = JoinSet::new();
+    for round in 0..64 {
+        let (mut node, request) = (kubelet.node().await, unpublishing(&each(round)));
+        requests.spawn(async move { node.node_unpublish_volume(request).await });
+    }
+    while let Some(result) = requests.join_next().await {
+        if let Err(error) = result.expect("join") {
+            assert_eq!(error.code(), Code::Aborted, "{error}");
+        }
+    }
+    assert_eq!(kubelet.records(), 0);
+    (0..4).for_each(|round| kubelet.assert_gone(&each(round)));
 }
 
 #[tokio::test]

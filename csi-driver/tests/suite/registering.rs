@@ -56,9 +56,11 @@ async fn a_driver_registers_itself_and_is_ready_when_the_kubelet_says_so() {
         figures.contains("latebind_csi_calls_total{method=\"NodePublishVolume\",code=\"0\"} 1"),
         "{figures}"
     );
-    drop(registration);
+    // A kubelet keeps its connections open.
+    let held = kubelet.node().await;
     assert_eq!(kubelet.end(Signal::TERM), Some(0));
     assert!(!kubelet.registration().exists() && !kubelet.socket().exists());
+    drop((held, registration));
 }
 
 #[tokio::test]
