@@ -67,6 +67,21 @@ impl Payload {
     pub fn stage(&self, output: &StageName) -> StageUri {
         StageUri { workflow: self.workflow.clone(), payload: self.name.clone(), output: output.clone() }
     }
+
+    /// Most bytes that its slot is charged for its outputs in memory: by path, whoever writes pays, up to `max_bytes` each.
+    /// Shared memory is not among them, because the pilot takes its pages before anyone writes; a value is a file until the
+    /// pilot has copied it.
+    #[must_use]
+    pub fn output_memory_bytes(&self) -> u64 {
+        let in_memory = self.outputs.iter().filter(|output| output.class == StageClass::Memory);
+        in_memory.fold(0, |sum, output| sum.saturating_add(output.max_bytes))
+    }
+
+    /// Most bytes of memory that its slot is charged for while it runs: its own, and its outputs'.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.resources.memory_bytes.saturating_add(self.output_memory_bytes())
+    }
 }
 
 /// Limits of one payload.
@@ -74,7 +89,7 @@ impl Payload {
 pub struct Resources {
     /// Thousandths of a processor.
     pub cpu_millis: u64,
-    /// Bytes of memory.
+    /// Bytes of memory, that of its outputs not counted: see [`Payload::memory_bytes`].
     pub memory_bytes: u64,
     /// Bytes in `/work`.
     pub disk_bytes: u64,
@@ -188,6 +203,26 @@ mod tests {
             kept.as_object_mut().expect("an object").remove(later).expect("it is written");
         }
         assert_eq!(serde_json::from_value::<Payload>(kept).expect("it is read"), *payload);
+    }
+
+    #[test]
+    fn outputs_in_memory_are_paid_by_whoever_writes_them() {
+        let output = |class, max_bytes| Output {
+            name: "x".parse().expect("name"),
+            class,
+            max_bytes,
+            save: None,
+            readers: BTreeSet::new(),
+        };
+        let mut payload = (*crate::board::tests::payload("fit")).clone();
+        assert_eq!(payload.memory_bytes(), 64 << 20);
+        use StageClass::{File, Folder, Memory, Pipe, Shared, Value};
+        payload.outputs = [File, Folder, Pipe, Shared, Value].map(|class| output(class, 1 << 20)).to_vec();
+        assert_eq!((payload.output_memory_bytes(), payload.memory_bytes()), (0, 64 << 20));
+        payload.outputs.extend([output(Memory, 256 << 20), output(Memory, 1)]);
+        assert_eq!(payload.memory_bytes(), (320 << 20) + 1);
+        payload.outputs.push(output(Memory, u64::MAX));
+        assert_eq!(payload.memory_bytes(), u64::MAX);
     }
 
     #[test]

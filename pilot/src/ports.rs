@@ -65,10 +65,7 @@ impl Offer {
         pilot_core::Payload {
             name: payload.name.as_str().into(),
             family: payload.family.as_str().into(),
-            demand: Demand {
-                cpu_millis: payload.resources.cpu_millis,
-                memory_bytes: payload.resources.memory_bytes,
-            },
+            demand: Demand { cpu_millis: payload.resources.cpu_millis, memory_bytes: payload.memory_bytes() },
             trust: TrustGroup(self.terms.trust_group.as_str().into()),
             image: ImageKey(payload.image.as_str().into()),
             inputs: inputs.collect(),

@@ -148,11 +148,12 @@ fn room_for_an_output_is_made_before_its_payload_starts() {
     };
     let ran = site.run_with(
         &flow(&[
-            sh("never", "echo ran", "outputs: [{name: x, class: mem, max_size: 400Mi}]"),
+            sh("never", "echo ran", "outputs: [{name: x, class: shared, max_size: 600Mi}]"),
+            sh("mate", "echo ran", "inputs: [{name: x, from: 'stage://never/x'}]"),
             sh("just", "stages make x 1000", "outputs: [{name: x, class: mem, max_size: 300Mi}]"),
             good(),
         ]),
-        &["--memory", "300Mi"],
+        &["--memory", "500Mi"],
     );
     ran.assert_code(1);
     ran.assert_good(&site);

@@ -1,6 +1,6 @@
 //! Payloads that want more than they were given: the limit holds, is named, and nobody else notices.
 
-use pilot_tests::run::{Site, as_root, flow, good, payload, sh};
+use pilot_tests::run::{Site, as_root, flow, good, sh};
 
 fn small(name: &str, script: &str, resources: &str, fields: &str) -> String {
     let script = serde_json::Value::from(script);
@@ -113,6 +113,82 @@ fn disk_limits_hold_for_what_is_written_outside_of_the_work_folder() {
     site.assert_baseline();
 }
 
+/// In which container a payload is.
+const WHERE: &str = "readlink /proc/self/ns/pid";
+/// Takes 16 MB for itself.
+const FITS: &str = "head -c 16000000 /dev/zero | tail -c 16000000 | wc -c";
+
+#[test]
+fn what_a_payload_writes_to_memory_has_room_of_its_own() {
+    let test = "what_a_payload_writes_to_memory_has_room_of_its_own";
+    let Some(site) = Site::new(test) else { return };
+    let little = "cpu: 500m, memory: 48Mi";
+    let output = "outputs: [{name: x, class: mem, max_size: 200Mi}]";
+    let write = format!("{WHERE}; head -c 200000000 /dev/zero > /stage/out/x; {FITS}");
+    let ran = site.run_with(
+        &flow(&[
+            small("large", &write, little, output),
+            // In the same container, while that stage is still charged to it: neither is it in the way, nor a gift.
+            small("next", &format!("{WHERE}; {FITS}"), little, "after: [large]"),
+            small("grows", &format!("{WHERE}; {GROW}"), little, "after: [next]"),
+            small("again", &write, little, &format!("after: [next], {output}")),
+            small(
+                "reads",
+                "wc -c < /stage/in/x",
+                little,
+                "after: [again], inputs: [{name: x, from: 'stage://large/x'}]",
+            ),
+        ]),
+        &["--slots", "1"],
+    );
+    ran.assert_code(1);
+    for payload in ["large", "next", "again", "reads"] {
+        ran.assert_done(payload);
+    }
+    assert_eq!(site.log("reads", "stdout").trim(), "200000000");
+    if ran.stdout.contains("memory is limited for each process only") {
+        pilot_tests::skipped(test, "a cgroup: without one, nobody counts what is written to memory");
+        ran.assert_failed("grows", &["exit code"]);
+    } else {
+        ran.assert_failed("grows", &["memory exceeded"]);
+        let container = |name: &str| site.log(name, "stdout").lines().next().map(str::to_owned);
+        assert_eq!(container("large"), container("next"), "the slot stays warm");
+        assert_eq!(container("next"), container("grows"));
+    }
+    site.assert_baseline();
+}
+
+#[test]
+fn memory_that_grows_faster_than_anyone_looks_meets_the_limit_of_its_slot() {
+    let test = "memory_that_grows_faster_than_anyone_looks_meets_the_limit_of_its_slot";
+    let Some(site) = Site::new(test) else { return };
+    let ran = site.run_with(
+        &flow(&[
+            small(
+                "floods",
+                "cat /dev/zero > /stage/out/x",
+                "cpu: 500m, memory: 48Mi",
+                "outputs: [{name: x, class: mem, max_size: 16Mi}]",
+            ),
+            small("next", FITS, "cpu: 500m, memory: 48Mi", ""),
+            good(),
+        ]),
+        &["--slots", "1"],
+    );
+    ran.assert_code(1);
+    ran.assert_good(&site);
+    ran.assert_done("next");
+    // Whichever came first.
+    ran.assert_failed("floods", &["exceeded"]);
+    let peak = ran.end_of("floods")["figures"]["memory_peak_bytes"].as_u64();
+    if ran.stdout.contains("memory is limited for each process only") {
+        pilot_tests::skipped(test, "a cgroup, which is what stops it");
+    } else {
+        assert!(peak.is_some_and(|peak| peak <= 65 << 20), "{peak:?}");
+    }
+    site.assert_baseline();
+}
+
 #[test]
 fn a_full_tmp_is_the_payloads_own() {
     let Some(site) = Site::new("a_full_tmp_is_the_payloads_own") else { return };
@@ -219,19 +295,13 @@ fn what_would_never_fit_is_refused_before_anything_starts() {
         assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
         assert!(!site.path().join("out").exists());
     }
-    let ran = site.run_with(
-        &flow(&[
-            payload(
-                "mem",
-                "image: oci:busybox, command: [/bin/true], outputs: [{name: x, class: mem, max_size: 2Gi}]",
-            ),
-            good(),
-        ]),
-        &["--memory", "1Gi"],
-    );
-    ran.assert_code(1);
-    ran.assert_good(&site);
-    ran.assert_failed("mem", &["max_size"]);
+    // What it writes to memory is asked for, too.
+    let output = "outputs: [{name: x, class: mem, max_size: 1Gi}]";
+    let file = flow(&[small("mem", "true", "memory: 64Mi", output), good()]);
+    let ran = site.run_with(&file, &["--memory", "1Gi"]);
+    ran.assert_code(64);
+    let sum = "1140850688 bytes of memory (67108864 of its own, 1073741824 for outputs in memory)";
+    assert!(ran.stderr.contains(sum), "{}", ran.stderr);
     site.assert_baseline();
 }
 

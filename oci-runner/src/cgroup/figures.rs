@@ -79,6 +79,14 @@ impl Cgroup {
         figures
     }
 
+    /// Memory that is charged to it and that is not freed by the end of its processes: memory files and memory file
+    /// systems, in bytes. `None` where the kernel does not say. It may be some 256 KiB a processor behind (the kernel
+    /// gathers small changes before it counts them).
+    pub fn shared_memory_bytes(&self) -> Option<u64> {
+        let folder = self.folders.iter().find(|folder| matches!(folder.kind, Kind::V2 | Kind::Memory))?;
+        entry(&folder.path, "memory.stat", "shmem")
+    }
+
     /// Begins the peak of memory anew at what is in use; `false` where that is impossible: on v2 before Linux 6.12, or
     /// without a cgroup. On v1 the shim's figures begin anew with ours; on v2 only [`Cgroup::figures`] of this handle do.
     pub fn reset_peak(&self) -> bool {

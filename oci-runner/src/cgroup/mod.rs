@@ -156,6 +156,18 @@ impl Cgroup {
         enforced
     }
 
+    /// Gives it another memory limit and leaves its other limits; whether the kernel took it, in every folder that counts
+    /// memory. As for [`Cgroup::set_limits`], not to be called while a payload is inside.
+    #[must_use = "a limit that was not taken does not hold"]
+    pub fn limit_memory(&self, bytes: u64) -> bool {
+        let limits = Limits { memory_bytes: Some(bytes), ..Limits::default() };
+        let mut enforced = Enforcement::without_cgroup(&limits);
+        for Folder { path, kind } in &self.folders {
+            limits::write(path, *kind, &limits, Old::None, &mut enforced);
+        }
+        enforced.memory == Guard::Cgroup
+    }
+
     /// Puts process `pid` in.
     pub fn add(&self, pid: i32) -> io::Result<()> {
         for folder in &self.folders {

@@ -77,7 +77,7 @@ fn seat_row(at: Duration, slot: u32, seat: &Seat) -> SlotRow {
         image: short(&payload.image),
         attempt: *attempt,
         cpu_millis: payload.resources.cpu_millis,
-        memory_limit_bytes: payload.resources.memory_bytes,
+        memory_limit_bytes: payload.memory_bytes(),
     });
     SlotRow {
         slot,

@@ -14,7 +14,7 @@ use crate::config::{Config, Settings, Surroundings};
 use crate::driver::{Done, Driver};
 use crate::entries::{entries, saves_allowed};
 use crate::fault::chain;
-use crate::payload::{Payload, Resources};
+use crate::payload::Payload;
 use crate::ports::Runtime as _;
 use crate::queue::workflow::{Entry, WorkflowQueue};
 use crate::runtime::adoption::Standing;
@@ -168,11 +168,17 @@ fn shown(plan: &Plan, arguments: &RunArgs) -> Result<(), Fault> {
 
 /// What asks for more than the pilot has in all would wait for ever.
 fn fits(payload: &Payload, config: &Config) -> Result<(), Fault> {
-    let Resources { cpu_millis, memory_bytes, .. } = payload.resources;
+    let (cpu_millis, memory_bytes) = (payload.resources.cpu_millis, payload.memory_bytes());
     let lack = if cpu_millis > config.cpu_millis {
         format!("{cpu_millis}m of cpu, the pilot has {}m (--cpu)", config.cpu_millis)
     } else if memory_bytes > config.memory_bytes {
-        format!("{memory_bytes} bytes of memory, the pilot has {} (--memory)", config.memory_bytes)
+        let sum = match payload.output_memory_bytes() {
+            0 => String::new(),
+            outputs => {
+                format!(" ({} of its own, {outputs} for outputs in memory)", payload.resources.memory_bytes)
+            }
+        };
+        format!("{memory_bytes} bytes of memory{sum}, the pilot has {} (--memory)", config.memory_bytes)
     } else {
         return Ok(());
     };

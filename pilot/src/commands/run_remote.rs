@@ -110,6 +110,10 @@ async fn prepare(
     let mounts = shape.mounts.iter().cloned().chain(mounts(here));
     let mounts = together(mounts).map_err(|error| refused(error.to_string()))?;
     let shape = Shape { name, command: vec!["stand".into()], ends: true, mounts, ..shape };
+    let shape = match wanted.settings.memory {
+        Some(_) => shape,
+        None => Shape { slot_memory_bytes: slot_memory(here, shape.slot_memory_bytes), ..shape },
+    };
     let local = |image: &str| image.parse::<Reference>().is_ok_and(|it| it.transport() != Transport::Docker);
     let images: Vec<String> =
         here.iter().map(|entry| entry.payload.image.clone()).filter(|i| local(i)).collect();
@@ -136,6 +140,12 @@ async fn prepare(
         }
     }
     Ok((shape, there))
+}
+
+/// Memory of each slot when nobody says: what the largest payload asks for with its outputs in memory, and no less than
+/// `otherwise`. A container's memory is fixed with its pod.
+fn slot_memory(entries: &[Entry], otherwise: u64) -> u64 {
+    entries.iter().map(|entry| entry.payload.memory_bytes()).fold(otherwise, u64::max)
 }
 
 /// Whether the pod has to reach objects.

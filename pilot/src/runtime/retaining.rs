@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use stage::StageName;
+use stage::{StageName, StageUri};
 use wire::frame::FRAME_FDS_MAX;
 use wire::slot::{LaunchId, ToShim};
 
@@ -46,6 +46,11 @@ impl Retaining {
     /// Whether the shim keeps anything, as far as is known.
     pub(super) fn keeps_any(&self) -> bool {
         !self.kept.is_empty()
+    }
+
+    /// What it keeps, as far as is known.
+    pub(super) fn stages(&self) -> impl Iterator<Item = &StageUri> {
+        self.kept.iter().map(|kept| &kept.note.stage)
     }
 
     /// Another container: its shim has nothing.

@@ -155,7 +155,8 @@ pub struct Resources {
     /// Processors: `2`, `0.5` or `500m`. Default: 1.
     #[serde(default)]
     pub cpu: Option<Located<Text>>,
-    /// Memory: bytes, or a number with Ki, Mi, Gi, Ti, k, M, G or T. Default: 1Gi.
+    /// Memory: bytes, or a number with Ki, Mi, Gi, Ti, k, M, G or T. Default: 1Gi. Outputs of class `mem` come on top: their
+    /// `max_size` is added to what the payload needs and to its limit.
     #[serde(default)]
     pub memory: Option<Located<Text>>,
     /// Space for files outside of outputs, spelled like memory. Default: 1Gi.

@@ -47,6 +47,10 @@ fn what_a_pods_slot_can_not_do_is_refused_in_words_before_a_slot_is_touched() {
             "resources: {cpu: 100m, memory: 200Mi}",
             "it asks for 200 MiB of memory, and a slot of this pod has 128 MiB of memory; make the pod with fewer slots",
         ),
+        (
+            "resources: {cpu: 100m, memory: 100Mi}, outputs: [{name: x, class: mem, max_size: 50Mi}]",
+            "it asks for 150 MiB of memory (100 MiB and 50.0 MiB for outputs in memory), and a slot of this pod has 128 MiB",
+        ),
         ("resources: {cpu: 300m, memory: 64Mi}", "it asks for 0.3 cpu, and a slot of this pod has 0.2 cpu"),
         // More than all slots have together is refused before it is looked at.
         ("resources: {cpu: 100m, memory: 1Gi}", "it asks for more than the pilot has"),

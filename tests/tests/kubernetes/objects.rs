@@ -34,7 +34,7 @@ const WORKFLOW: &str = r#"  - name: read
   - name: make
     command: [sh, -c, "echo made > /stage/out/m; cat /data/t >> /stage/out/m"]
     inputs: [{name: t, from: "s3://data/in", at: /data/t}]
-    outputs: [{name: m, class: mem, save: "s3://data/out"}]
+    outputs: [{name: m, class: mem, max_size: 1Mi, save: "s3://data/out"}]
 "#;
 
 #[test]

@@ -61,7 +61,7 @@ pub fn submission(
             at_most_once: entry.at_most_once,
             trust_group: entry.trust_group.clone(),
             cpu_millis: payload.resources.cpu_millis,
-            memory_bytes: payload.resources.memory_bytes,
+            memory_bytes: payload.memory_bytes(),
             gang: payload.gang.iter().filter_map(|mate| numbers.get(mate).copied()).min(),
         })
     };

@@ -114,6 +114,8 @@ impl Live {
             ShimState::Idle => None,
         };
         let memory = self.retaining.take_back(&self.shared.stages, self.connection.as_ref(), own).await;
+        // Who made which of them, by path or through a client, is not known any more: all count.
+        self.owed = self.retaining.stages().cloned().collect();
         match (state, launch) {
             (ShimState::Running(id), Some(launch)) if id == launch.id() => {
                 self.take_over(launch, None, memory).await

@@ -12,6 +12,7 @@ use wire::slot::{FromShim, Nonce, ToShim};
 use super::images::salted_idle;
 use super::inputs::empty;
 use super::live::{Cleaning, Live, Stands};
+use super::sizes::paid_by_slot;
 use crate::payload::Payload;
 use crate::runtime::following::SHIM_WAIT;
 use crate::runtime::launching::{lost_clients, slot_fault};
@@ -48,6 +49,7 @@ impl Live {
         {
             tracing::debug!(slot = %self.slot, %error, "it can't be noted that outputs are being kept");
         }
+        let paid = paid_by_slot(payload, &made);
         let into = self.shared.share.stages(payload.workflow.as_str(), payload.name.as_str());
         let committed = match into {
             Err(error) => Err(slot_fault(&error)),
@@ -59,6 +61,7 @@ impl Live {
         match committed {
             Ok(bytes) => {
                 self.usage.output_bytes = bytes;
+                self.owed.extend(paid);
                 self.retain(payload).await;
                 Drained { usage: self.usage, fault: None }
             }

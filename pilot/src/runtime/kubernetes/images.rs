@@ -166,16 +166,22 @@ pub(super) fn objection(payload: &Payload, slot: &SlotShape, resizes: bool) -> O
                 .into(),
         );
     }
-    let too_much = |asked: u64, has: Option<u64>, words: fn(u64) -> String| {
+    let too_much = |asked: u64, has: Option<u64>, words: fn(u64) -> String, sum: &str| {
         let has = words(has.filter(|has| asked > *has && !resizes)?);
         let asked = words(asked);
         let todo = "make the pod with fewer slots or more for them";
-        Some(format!("it asks for {asked}, and a slot of this pod has {has}; {todo}"))
+        Some(format!("it asks for {asked}{sum}, and a slot of this pod has {has}; {todo}"))
     };
     let memory = |amount| format!("{} of memory", bytes(amount));
     let cpu = |millis| format!("{} cpu", millis as f64 / 1000.0);
-    too_much(resources.memory_bytes, slot.memory_bytes, memory)
-        .or_else(|| too_much(resources.cpu_millis, slot.cpu_millis, cpu))
+    let sum = match payload.output_memory_bytes() {
+        0 => String::new(),
+        outputs => {
+            format!(" ({} and {} for outputs in memory)", bytes(resources.memory_bytes), bytes(outputs))
+        }
+    };
+    too_much(payload.memory_bytes(), slot.memory_bytes, memory, &sum)
+        .or_else(|| too_much(resources.cpu_millis, slot.cpu_millis, cpu, ""))
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::board::tests::payload;
+use crate::payload::{Output, StageClass};
 
 const DIGEST: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 
@@ -30,6 +33,11 @@ fn slot() -> SlotShape {
         always_pulls: false,
         mounts: Vec::new(),
     }
+}
+
+fn in_memory(name: &str, max_bytes: u64) -> Output {
+    let name = name.parse().expect("name");
+    Output { name, class: StageClass::Memory, max_bytes, save: None, readers: BTreeSet::new() }
 }
 
 fn fitting() -> Payload {
@@ -101,6 +109,15 @@ fn what_a_slot_can_not_do_is_said_with_what_to_do() {
     big.resources.memory_bytes *= 2;
     let memory = said(big);
     assert!(memory.contains("128 MiB of memory, and a slot of this pod has 64.0 MiB of memory"), "{memory}");
+    let mut makes = fitting();
+    makes.outputs = vec![in_memory("x", 16 << 20), in_memory("y", 8 << 20)];
+    let sum = said(makes.clone());
+    assert!(
+        sum.contains("88.0 MiB of memory (64.0 MiB and 24.0 MiB for outputs in memory), and a slot"),
+        "{sum}"
+    );
+    makes.resources.memory_bytes -= 24 << 20;
+    assert_eq!(said(makes), "");
     let mut fast = fitting();
     fast.resources.cpu_millis = 501;
     assert!(said(fast).contains("0.501 cpu, and a slot of this pod has 0.5 cpu"));

@@ -64,6 +64,7 @@ impl Live {
             }
             Some(None) => true,
             None => {
+                self.make_room(grant.epoch, payload).await.map_err(LaunchFault::NotStarted)?;
                 self.begin_launch(grant, payload).await.map_err(LaunchFault::NotStarted)?;
                 false
             }

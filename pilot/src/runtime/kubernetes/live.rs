@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::{Epoch, Fault, FaultClass, SlotId, Usage};
+use stage::StageUri;
 use tokio::time::Instant;
 use wire::slot::{CleanReport, ExitReport, Nonce};
 
@@ -78,6 +79,8 @@ pub(super) struct Live {
     pub(super) shape: SlotShape,
     /// The processors and memory that it was made with.
     pub(super) made: (Option<u64>, Option<u64>),
+    /// Stages that its container paid for; those that are gone meanwhile may be among them.
+    pub(super) owed: Vec<StageUri>,
     pub(super) folders: SlotFolders,
     /// For the pilot that comes after this one.
     pub(super) record: RecordFile,
@@ -126,6 +129,7 @@ impl Live {
             slot,
             made: (shape.cpu_millis, shape.memory_bytes),
             shape,
+            owed: Vec::new(),
             record: RecordFile::new(&folders.record),
             retaining: Retaining::new(&folders.record),
             folders,
@@ -202,6 +206,7 @@ impl Live {
         self.session = None;
         self.cleaning = Cleaning::No;
         self.retaining.begin_anew();
+        self.owed.clear();
         (self.oom_kills_before, self.peak_before, self.last_figures) = (0, 0, (0, 0));
         empty(&self.folders.inputs);
         empty(&self.folders.out);
@@ -261,8 +266,8 @@ impl Live {
         }
     }
 
-    /// Whether the container's own limit is what the payload asked for.
+    /// Whether the container's own limit is what the payload asked for, its outputs in memory among it.
     pub(super) fn memory_is_enforced(&self, payload: &Payload) -> bool {
-        self.shape.memory_bytes.is_some_and(|memory| memory <= payload.resources.memory_bytes)
+        self.shape.memory_bytes.is_some_and(|memory| memory <= payload.memory_bytes())
     }
 }

@@ -294,7 +294,7 @@ impl Runtime for KubernetesRuntime {
         };
         let mut key = image.pinned() + &mounts;
         if self.shared.resizes {
-            let (cpu, memory) = (payload.resources.cpu_millis, payload.resources.memory_bytes);
+            let (cpu, memory) = (payload.resources.cpu_millis, payload.memory_bytes());
             key.push_str(&format!(" cpu={cpu} memory={memory}"));
         }
         Ok(Prepared { image: key, bytes_brought: bytes_brought + objects_brought })

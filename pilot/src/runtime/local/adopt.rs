@@ -240,6 +240,7 @@ impl Live {
         self.oom_kills_before = launch.oom_kills;
         // What the kernel counted since when is not known; it is looked at from here on.
         (self.launches, self.peak_is_own) = (2, false);
+        self.may_owe_memory = true;
         self.reusable = self.shared.reuse && !payload.writable_root;
         self.runs = true;
         self.adopted = Some(ended);

@@ -74,6 +74,8 @@ impl Live {
         // Nothing that could be killed was in the slot since.
         self.oom_kills_before = self.oom_kills_seen;
         self.launches += 1;
+        self.limit_memory(payload.memory_bytes())?;
+        self.may_owe_memory |= payload.output_memory_bytes() > 0;
         let foreign = self.shared.foreign_uid;
         self.holds_files = !payload.inputs.is_empty() || !payload.outputs.is_empty();
         if self.holds_files {

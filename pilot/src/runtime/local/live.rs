@@ -66,6 +66,10 @@ pub(crate) struct Live {
     pub(super) removing: Option<JoinHandle<Removed>>,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) memory_guard: Guard,
+    /// The cgroup's memory limit in bytes, if this life of the pilot has set it.
+    pub(super) memory_limit: Option<u64>,
+    /// Whether stages in memory may still be charged to the cgroup that earlier payloads made.
+    pub(super) may_owe_memory: bool,
     pub(super) container: Option<Running>,
     /// Readable when PID 1 has ended; a duplicate, so that waiting needs no hold on `container`.
     pub(super) ended: Option<AsyncFd<OwnedFd>>,
@@ -132,6 +136,8 @@ impl Live {
             removing: None,
             cgroup: None,
             memory_guard: Guard::Nobody,
+            memory_limit: None,
+            may_owe_memory: false,
             container: None,
             ended: None,
             connection: None,
@@ -237,6 +243,28 @@ impl Live {
     pub(super) fn oom_kills(&self) -> Option<u64> {
         let kills = self.cgroup.as_ref()?.figures().oom_kills?;
         Some(kills.saturating_sub(self.oom_kills_before))
+    }
+
+    /// Limits the slot to `bytes` of memory for what runs in it next, beside what stays charged to it: stages that earlier
+    /// payloads of this container wrote by path, for as long as anybody reads them. Those are of no use to the next one, so
+    /// they must not cost it anything. The pilot's own budget for stages bounds them.
+    pub(super) fn limit_memory(&mut self, bytes: u64) -> Result<(), Fault> {
+        let Some(cgroup) = self.cgroup.as_ref().filter(|_| self.memory_guard == Guard::Cgroup) else {
+            // An rlimit counts a process's own pages, and memory files are not among them (getrlimit(2), RLIMIT_DATA).
+            return Ok(());
+        };
+        let owed = if self.may_owe_memory { cgroup.shared_memory_bytes().unwrap_or(0) } else { 0 };
+        let limit = bytes.saturating_add(owed);
+        if self.memory_limit == Some(limit) {
+            return Ok(());
+        }
+        if !cgroup.limit_memory(limit) {
+            self.memory_limit = None;
+            let text = format!("limit the slot's memory to {limit} bytes: the kernel refuses");
+            return Err(Fault::new(FaultClass::Slot, text));
+        }
+        self.memory_limit = Some(limit);
+        Ok(())
     }
 
     /// Whether the memory limit holds for the payload as a whole.

@@ -64,7 +64,7 @@ impl Live {
             self.prepare_writable(&image, &ids, &mut layout, places).await?;
         }
         let limits = Limits {
-            memory_bytes: Some(payload.resources.memory_bytes),
+            memory_bytes: Some(payload.memory_bytes()),
             cpu_millis: Some(payload.resources.cpu_millis),
             pids: None,
         };
@@ -72,6 +72,7 @@ impl Live {
         let (cgroup, enforced) =
             Cgroup::create(&self.shared.cgroups, &name, &limits).map_err(|error| slot_fault(&error))?;
         self.memory_guard = enforced.memory;
+        self.memory_limit = Some(payload.memory_bytes());
         let start = Start {
             shared: Arc::clone(&self.shared),
             image,

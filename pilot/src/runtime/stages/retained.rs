@@ -10,8 +10,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use stage::broker::Broker;
 use stage::server::{Content, Made};
-use stage::{Lending, MemoryStage, MemoryWriter, SealedMap, StageName, StageUri};
+use stage::{Lending, Medium, MemoryStage, MemoryWriter, SealedMap, StageName, StageUri};
 use wire::slot::{LaunchId, ToShim};
 
 use super::Stages;
@@ -53,6 +54,19 @@ impl Stages {
     pub(in crate::runtime) fn in_memory(&self, payload: &Payload) -> Vec<(MemoryNote, OwnedFd)> {
         let outputs = payload.outputs.iter().filter(|output| is_in_memory(output.class));
         outputs.filter_map(|output| self.memory_of(&payload.stage(&output.name))).collect()
+    }
+
+    /// What those of these stages take that are held in memory, in bytes.
+    pub(in crate::runtime) fn bytes_in_memory(&self, of: &[StageUri]) -> u64 {
+        if of.is_empty() {
+            return 0;
+        }
+        let of = of.to_vec();
+        let bytes = move |broker: &mut Broker| {
+            let held = of.iter().filter_map(|uri| broker.ledger().object(uri));
+            held.filter(|object| object.medium == Medium::Memory).map(|object| object.bytes).sum()
+        };
+        self.broker.ask(bytes).unwrap_or(0)
     }
 
     fn memory_of(&self, uri: &StageUri) -> Option<(MemoryNote, OwnedFd)> {
