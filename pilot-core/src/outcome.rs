@@ -77,6 +77,8 @@ pub enum StopCause {
     MemoryExceeded,
     /// It wrote more than it may.
     DiskExceeded,
+    /// An output grew past what it may have.
+    OutputExceeded,
     /// The pilot was told to stop.
     PilotStopping,
     /// Another payload of its gang did not succeed.
@@ -87,7 +89,11 @@ impl StopCause {
     /// Whether the payload has itself, or its user, to thank for it. If not, it may run again elsewhere at no charge.
     pub const fn is_own_doing(self) -> bool {
         match self {
-            Self::Cancelled | Self::Walltime | Self::MemoryExceeded | Self::DiskExceeded => true,
+            Self::Cancelled
+            | Self::Walltime
+            | Self::MemoryExceeded
+            | Self::DiskExceeded
+            | Self::OutputExceeded => true,
             Self::Evicted | Self::Expired | Self::Preempted | Self::PilotStopping | Self::GangEnded => false,
         }
     }
@@ -297,6 +303,7 @@ impl fmt::Display for StopCause {
             Self::Walltime => "walltime exceeded",
             Self::MemoryExceeded => "memory exceeded",
             Self::DiskExceeded => "disk exceeded",
+            Self::OutputExceeded => "output exceeded",
             Self::PilotStopping => "the pilot stops",
             Self::GangEnded => "its gang ended",
         })

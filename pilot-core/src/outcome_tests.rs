@@ -54,8 +54,8 @@ fn status() -> impl Strategy<Value = ExitStatus> {
 
 fn cause() -> impl Strategy<Value = StopCause> {
     use StopCause::*;
-    let all =
-        vec![Evicted, Cancelled, Expired, Preempted, Walltime, MemoryExceeded, DiskExceeded, PilotStopping];
+    let own = [Cancelled, Walltime, MemoryExceeded, DiskExceeded, OutputExceeded];
+    let all = [&own[..], &[Evicted, Expired, Preempted, PilotStopping, GangEnded]].concat();
     prop::sample::select(all)
 }
 

@@ -28,6 +28,7 @@ fn every_outcome_has_a_last_try() {
         (Conclusion::Stopped(StopCause::Walltime), 3, 3),
         (Conclusion::Stopped(StopCause::MemoryExceeded), 3, 3),
         (Conclusion::Stopped(StopCause::DiskExceeded), 3, 3),
+        (Conclusion::Stopped(StopCause::OutputExceeded), 3, 3),
         (Conclusion::Stopped(StopCause::Evicted), forgiven, forgiven),
         (Conclusion::Stopped(StopCause::Expired), forgiven, forgiven),
         (Conclusion::Stopped(StopCause::Preempted), forgiven, forgiven),

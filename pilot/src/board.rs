@@ -374,6 +374,7 @@ const fn cause_name(cause: StopCause) -> &'static str {
         StopCause::Walltime => "walltime",
         StopCause::MemoryExceeded => "memory",
         StopCause::DiskExceeded => "disk",
+        StopCause::OutputExceeded => "output",
         StopCause::PilotStopping => "pilot-stopping",
         StopCause::GangEnded => "gang-ended",
     }

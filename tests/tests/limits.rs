@@ -159,6 +159,41 @@ fn what_a_payload_writes_to_memory_has_room_of_its_own() {
 }
 
 #[test]
+fn an_output_that_grows_past_its_size_is_stopped_while_it_grows() {
+    let Some(site) = Site::new("an_output_that_grows_past_its_size_is_stopped_while_it_grows") else {
+        return;
+    };
+    let little = "cpu: 500m, memory: 200Mi";
+    let grow = |path: &str| format!("while :; do head -c 300000 /dev/zero >> {path}; sleep 0.01; done");
+    let ran = site.run(&flow(&[
+        small("memory", &grow("/stage/out/x"), little, "outputs: [{name: x, class: mem, max_size: 3Mi}]"),
+        small("file", &grow("/stage/out/x"), little, "outputs: [{name: ok}, {name: x, max_size: 3Mi}]"),
+        small(
+            "replaced",
+            &format!("echo x > /work/t; mv /work/t /stage/out/x; {}", grow("/stage/out/x")),
+            little,
+            "outputs: [{name: x, max_size: 3Mi}]",
+        ),
+        small("value", &grow("/stage/out/x"), little, "outputs: [{name: x, class: value}]"),
+        small(
+            "keeps",
+            "for i in 1 2 3 4 5 6; do head -c 3000000 /dev/zero > /stage/out/x; cp /stage/out/x /stage/out/y; sleep 0.1; done",
+            little,
+            "outputs: [{name: x, class: mem, max_size: 3Mi}, {name: y, max_size: 3000000}]",
+        ),
+        good(),
+    ]));
+    ran.assert_code(1);
+    ran.assert_good(&site);
+    ran.assert_done("keeps");
+    for payload in ["memory", "file", "replaced"] {
+        ran.assert_failed(payload, &["output exceeded", "\"x\" has grown to", "max_size is 3.00 MiB"]);
+    }
+    ran.assert_failed("value", &["output exceeded", "max_size is 64.0 KiB"]);
+    site.assert_baseline();
+}
+
+#[test]
 fn memory_that_grows_faster_than_anyone_looks_meets_the_limit_of_its_slot() {
     let test = "memory_that_grows_faster_than_anyone_looks_meets_the_limit_of_its_slot";
     let Some(site) = Site::new(test) else { return };

@@ -1,7 +1,7 @@
 //! Following a launched payload until nothing of it runs.
 //!
 //! One loop hears everything that can happen meanwhile: the shim's messages, the payload's output, signals from the driver,
-//! helpers to start beside it, its folders growing too large, a KILL that the shim does not carry out, and the end of PID 1
+//! helpers to start beside it, its folders and its outputs growing too large, a KILL that the shim does not carry out, and the end of PID 1
 //! itself. For a payload that another pilot launched, the loop is all there is.
 //!
 //! **Must not know:** what a slot is made of, why a signal is sent, what happens to the outputs.
@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use pilot_core::{ExitStatus, Fault, FaultClass, Signal, StopCause};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval};
 use wire::slot::{ExitReport, FromShim, LaunchRefusal, ToShim, WaitStatus};
 
 use super::exec::{Companions, Word};
+use super::growth::Growth;
 use super::launching::disk_limit;
 use super::logs::LogStream;
 use super::slots::Connection;
@@ -25,6 +26,8 @@ use crate::payload::Payload;
 pub(super) const SHIM_WAIT: Duration = Duration::from_secs(10);
 /// How often what a payload wrote is measured. A payload can be above its limit for about this long.
 const DISK_LOOK: Duration = Duration::from_secs(1);
+/// How often outputs are looked at.
+const GROWTH_LOOK: Duration = Duration::from_millis(100);
 /// A shim carries out a KILL in milliseconds; then its container goes instead.
 const KILL_WAIT: Duration = Duration::from_secs(3);
 
@@ -61,7 +64,7 @@ pub(super) async fn follow(
     connection: &Connection,
     [out, err]: &mut [LogStream; 2],
     ground: &mut (impl Ground + Sync),
-    payload: &Payload,
+    (payload, growth): (&Payload, &Growth),
     words: &mut mpsc::Receiver<Word>,
     mut started: bool,
 ) -> Followed {
@@ -69,8 +72,7 @@ pub(super) async fn follow(
     let mut note = None;
     let mut companions = Companions::default();
     let mut give_up: Option<Instant> = (!started).then(|| Instant::now() + SHIM_WAIT);
-    let mut disk = tokio::time::interval_at(Instant::now() + DISK_LOOK, DISK_LOOK);
-    disk.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut disk, mut outputs) = (every(DISK_LOOK), every(GROWTH_LOOK));
     loop {
         tokio::select! {
             // The shim's own words come first: they say more than its end.
@@ -81,7 +83,13 @@ pub(super) async fn follow(
                     (started, give_up) = (true, None);
                 }
                 Ok(Some(FromShim::LaunchRefused { refusal, .. })) => return Followed::Refused(refusal),
-                Ok(Some(FromShim::Exited(report))) => return Followed::Exited { report, cause, note },
+                Ok(Some(FromShim::Exited(report))) => {
+                    if note.is_none() && !status(&report).is_success() {
+                        // It may be what the memory limit, or a full disk, has ended first.
+                        note = growth.overgrown().await.map(|overgrown| overgrown.to_string());
+                    }
+                    return Followed::Exited { report, cause, note };
+                }
                 Ok(Some(FromShim::HolderLost)) => {
                     note = Some("it killed the stage holder of its slot".to_owned());
                 }
@@ -104,6 +112,13 @@ pub(super) async fn follow(
                 ground.look();
                 if bytes_in(ground.written()).await > disk_limit(payload) {
                     cause = Some(StopCause::DiskExceeded);
+                    give_up = Some(Instant::now() + KILL_WAIT);
+                    let _ = connection.send(&ToShim::Stop { grace_ms: 0 }, &[]).await;
+                }
+            }
+            _ = outputs.tick(), if cause.is_none() && growth.watches() => {
+                if let Some(overgrown) = growth.overgrown().await {
+                    (cause, note) = (Some(StopCause::OutputExceeded), Some(overgrown.to_string()));
                     give_up = Some(Instant::now() + KILL_WAIT);
                     let _ = connection.send(&ToShim::Stop { grace_ms: 0 }, &[]).await;
                 }
@@ -158,6 +173,13 @@ async fn pass_on(word: Word, connection: &Connection, companions: &mut Companion
 async fn bytes_in(folders: Vec<PathBuf>) -> u64 {
     let look = move || folders.iter().map(|folder| bytes_below(Path::new(folder))).sum::<u64>();
     tokio::task::spawn_blocking(look).await.unwrap_or(0)
+}
+
+/// Ticks that begin after the first pause.
+fn every(pause: Duration) -> Interval {
+    let mut ticks = tokio::time::interval_at(Instant::now() + pause, pause);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 async fn at(moment: Option<Instant>) {

@@ -10,6 +10,7 @@ mod sources;
 
 mod committing;
 mod following;
+mod growth;
 mod known;
 mod launching;
 mod objects;

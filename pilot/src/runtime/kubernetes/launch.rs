@@ -17,6 +17,7 @@ use crate::payload::Payload;
 use crate::ports::{Ended, Grant, LaunchFault};
 use crate::runtime::exec::Word;
 use crate::runtime::following::{Followed, Ground, follow, outlived, status};
+use crate::runtime::growth::Growth;
 use crate::runtime::launching::{
     LastLaunch, Parts, compose, judge_inherited, refused, send_launch, slot_fault,
 };
@@ -134,7 +135,8 @@ impl Live {
             return Err(LaunchFault::SlotLost(slot_fault(&SlotError::Gone)));
         };
         let mut ground = Mounted { folders: &self.folders };
-        match follow(connection, streams, &mut ground, payload, words, started).await {
+        let growth = Growth::of(payload, &self.outputs, &self.folders.out);
+        match follow(connection, streams, &mut ground, (payload, &growth), words, started).await {
             Followed::Exited { report, cause, note } => Ok(self.exited(&report, cause, note)),
             Followed::Refused(refusal) => refused(&refusal),
             Followed::Lost { started } => Err(self.lost(started).await),
