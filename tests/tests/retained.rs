@@ -106,12 +106,10 @@ fn a_payload_that_writes_memory_goes_on_when_its_pilot_is_killed() {
 }
 
 #[test]
-fn what_clients_made_outlives_their_pilot_and_what_they_were_making_is_made_again() {
-    let test = "what_clients_made_outlives_their_pilot_and_what_they_were_making_is_made_again";
-    let Some(site) = place_with_clients(test) else { return };
-    let mut pilot = Service::new(&site, "p", &["--slots", "3"]);
+fn clients_go_on_with_the_next_life_of_their_pilot() {
+    let Some(site) = place_with_clients("clients_go_on_with_the_next_life_of_their_pilot") else { return };
+    let mut pilot = Service::new(&site, "p", &["--slots", "5", "--cpu", "8"]);
     pilot.start();
-    let waits = WAITS;
     let run = pilot.submit(&flow(&[
         payload(
             "made",
@@ -119,35 +117,81 @@ fn what_clients_made_outlives_their_pilot_and_what_they_were_making_is_made_agai
             "",
             "outputs: [{name: m, class: mem, max_size: 1Mi}, {name: v, class: value}]",
         ),
-        // Of no account of its own: neither has a retry.
-        payload("making", &format!("{waits}; stages make m 1000"), "", MEMORY),
+        payload("makes", &format!("{WAITS}; stages make m 1000"), "", MEMORY),
         payload(
             "once",
-            &format!("{waits}; stages make m 1000"),
+            &format!("{WAITS}; stages make m 1000 && stages put v 42"),
             "",
-            &format!("at_most_once: true, {MEMORY}"),
+            "at_most_once: true, outputs: [{name: m, class: mem, max_size: 1Mi}, {name: v, class: value}]",
         ),
         payload(
+            "opens",
+            &format!("{WAITS}; stages place m && stages cat m | wc -c && stages cat v"),
+            ", {name: m, from: 'stage://made/m'}, {name: v, from: 'stage://made/v'}",
+            "at_most_once: true",
+        ),
+        // Where a client is may matter to nobody: this one has no output but what it writes by path.
+        payload("fails", &format!("{WAITS}; exit 3"), "", "outputs: [{name: f}]"),
+        payload(
             "reads",
-            "wc -c < /stage/in/m; wc -c < /stage/in/other; cat /stage/in/v",
+            "cat /stage/in/m | wc -c; wc -c < /stage/in/other; cat /stage/in/v; stages cat w",
             ", {name: m, from: 'stage://made/m'}, {name: v, from: 'stage://made/v'}, \
-             {name: other, from: 'stage://making/m'}",
+             {name: other, from: 'stage://makes/m'}, {name: w, from: 'stage://once/v'}",
             "",
         ),
     ]));
-    wait_text(&site, run, "making", "ready");
-    wait_text(&site, run, "once", "ready");
+    for name in ["makes", "once", "fails"] {
+        wait_text(&site, run, name, "ready");
+    }
     wait_state(&site, run, "made", State::Succeeded);
+    wait_text(&site, run, "opens", "ready");
+    // Twice: whoever was adopted is adopted again.
+    for _ in 0..2 {
+        pilot.kill();
+        assert_eq!(pilot.start(), 4);
+    }
+    site.write("go/now", "");
+    pilot.wait(run);
+    for name in ["made", "makes", "once", "opens", "reads"] {
+        assert_done(&site, run, name, 1);
+    }
+    let fails = row(&site, run, "fails");
+    assert_eq!((fails.state, fails.attempt), (State::Failed, 1), "{}", outcome(&fails));
+    assert_eq!(stdout(&site, run, "opens"), "ready\nin place\n100000\ntext");
+    assert_eq!(stdout(&site, run, "reads"), "100000\n1000\ntext42");
+    end(&site, &mut pilot);
+}
+
+#[test]
+fn what_a_client_had_committed_when_its_pilot_was_killed_is_made_again() {
+    let test = "what_a_client_had_committed_when_its_pilot_was_killed_is_made_again";
+    let Some(site) = place_with_clients(test) else { return };
+    let mut pilot = Service::new(&site, "p", &["--slots", "3", "--cpu", "8"]);
+    pilot.start();
+    let two = "outputs: [{name: m, class: mem, max_size: 1Mi}, {name: n, class: mem, max_size: 1Mi}]";
+    // Of no account of its own: neither has a retry.
+    let script = format!("stages make m 1000; {WAITS}; stages make n 10");
+    let run = pilot.submit(&flow(&[
+        payload("makes", &script, "", two),
+        payload("once", &script, "", &format!("at_most_once: true, {two}")),
+        payload(
+            "reads",
+            "wc -c < /stage/in/m; wc -c < /stage/in/n",
+            ", {name: m, from: 'stage://makes/m'}, {name: n, from: 'stage://makes/n'}",
+            "",
+        ),
+    ]));
+    wait_text(&site, run, "makes", "ready");
+    wait_text(&site, run, "once", "ready");
     pilot.kill();
     assert_eq!(pilot.start(), 2);
     site.write("go/now", "");
     pilot.wait(run);
-    assert_done(&site, run, "made", 1);
-    assert_done(&site, run, "making", 2);
+    assert_done(&site, run, "makes", 2);
     let once = row(&site, run, "once");
     assert_eq!((once.state, once.attempt), (State::Failed, 1));
     assert!(outcome(&once).contains("its pilot was started again"), "{}", outcome(&once));
-    assert_eq!(stdout(&site, run, "reads"), "100000\n1000\ntext");
+    assert_eq!(stdout(&site, run, "reads"), "1000\n10\n");
     end(&site, &mut pilot);
 }
 

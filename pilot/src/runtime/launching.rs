@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use image_store::ImageConfig;
 use oci_runner::remove_tree;
 use pilot_core::{ExitStatus, Fault, FaultClass, SlotId};
+use stage::broker::Ended as Made;
 use wire::slot::{FdRole, InputLink, Launch, LaunchId, LaunchRefusal, Rlimit, ToShim};
 
 use super::logs::LogStream;
@@ -184,24 +185,33 @@ pub(super) struct LastLaunch {
     pub(super) inherited: bool,
 }
 
-/// Why nothing can be kept of a payload that an earlier life of this pilot launched: it has not made by path what it could
-/// make through a client, and its clients have lost their pilot.
-pub(super) fn lost_clients(launch: Option<LastLaunch>, outputs: &[OpenOutput], out: &Path) -> Option<Fault> {
+/// What a payload left, as far as it is known when it has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left<'a> {
+    pub(super) payload: &'a Payload,
+    pub(super) outputs: &'a [OpenOutput],
+    /// The folder that it wrote to by path.
+    pub(super) out: &'a Path,
+}
+
+/// Why nothing can be kept of a payload that an earlier life of this pilot launched: it has an output that it made neither by
+/// path nor through a client of this life. What clients committed before is gone with that life.
+pub(super) fn lost_clients(launch: Option<LastLaunch>, left: Left<'_>, made: &Made) -> Option<Fault> {
     let inherited = launch.is_some_and(|launch| launch.inherited);
-    (inherited && is_unmade(outputs, out)).then(|| {
+    (inherited && is_unmade(left.payload, left.outputs, made, left.out)).then(|| {
         Fault::new(FaultClass::Retry, "its pilot was started again while clients were making its outputs")
     })
 }
 
-/// That a payload failed which has [lost its clients](lost_clients) is not taken for its own doing.
+/// That a payload failed which has [lost its clients](lost_clients) is not taken for its own doing, whatever they made in this
+/// life: they may have failed of what they lost.
 pub(super) fn judge_inherited(
     launch: Option<LastLaunch>,
     ended: Result<Ended, LaunchFault>,
-    outputs: &[OpenOutput],
-    out: &Path,
+    left: Left<'_>,
 ) -> Result<Ended, LaunchFault> {
     let ended = ended?;
-    match lost_clients(launch, outputs, out).filter(|_| !ended.exit.status.is_success()) {
+    match lost_clients(launch, left, &Made::default()).filter(|_| !ended.exit.status.is_success()) {
         Some(fault) => Err(LaunchFault::SlotLost(fault)),
         None => Ok(ended),
     }

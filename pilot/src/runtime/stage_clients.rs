@@ -55,6 +55,21 @@ impl ClientSession {
         Ok(Some(Self { stages: Arc::clone(stages), id }))
     }
 
+    /// As [`ClientSession::open`], for a payload that an earlier life of this pilot launched and that still runs. Its clients have
+    /// lost their connections; they find this session where the other one was. All that shims have kept must have been taken
+    /// back before: what is not there by now, clients are told is gone.
+    pub(super) fn resume(stages: &Arc<Stages>, payload: &Payload, inputs: &Path) -> Option<Self> {
+        let session = match Self::open(stages, payload, inputs) {
+            Ok(session) => session?,
+            Err(fault) => {
+                tracing::warn!(payload = %payload.name, %fault, "its stage clients find no pilot");
+                return None;
+            }
+        };
+        stages.hold_again(payload, session.id);
+        Some(session)
+    }
+
     pub(super) fn id(&self) -> SessionId {
         self.id
     }

@@ -12,22 +12,22 @@ use wire::version::PROTOCOL;
 use super::basics::{flow, sh};
 
 /// One slot, so that a test knows where its payload is.
-fn one() -> Shape {
+pub(crate) fn one() -> Shape {
     Shape { slots: 1, cpu: "200m".into(), memory: "128Mi".into(), ..Shape::default() }
 }
 
 /// Runs until it is let go; writes a line for each time that it was started.
-const WAITS: &str = "echo started; until [ -e /work/go ]; do sleep 0.05; done; echo done";
+pub(crate) const WAITS: &str = "echo started; until [ -e /work/go ]; do sleep 0.05; done; echo done";
 
 /// Kills the pilot; gives the pid that it had.
-fn kill_pilot(host: &Host) -> u32 {
+pub(crate) fn kill_pilot(host: &Host) -> u32 {
     let pilot = host.pilot().expect("a pilot");
     kill(&pilot);
     pilot.pid
 }
 
 /// Waits until there is another pilot than this one, and it serves.
-fn until_next(pod: &Pod<'_>, host: &Host, before: u32) {
+pub(crate) fn until_next(pod: &Pod<'_>, host: &Host, before: u32) {
     let next = || host.pilot().is_some_and(|pilot| pilot.pid != before);
     assert!(within(SOON, next), "no pilot came back: {:#}", pod.container("pilot"));
     pod.until_serving();

@@ -25,9 +25,11 @@ use super::KubernetesRuntime;
 use super::live::{Live, Stands};
 use super::meeting::ShimGone;
 use super::view;
+use crate::payload::Payload;
 use crate::runtime::adoption::{Found, Inventory};
 use crate::runtime::launching::{LastLaunch, log_path, slot_fault};
 use crate::runtime::record::{LaunchLog, Launched, Record, boot_ms};
+use crate::runtime::stage_clients::ClientSession;
 
 /// A shim whose pilot has gone looks for a new one several times a second.
 const SHIM_RETURNS: Duration = Duration::from_secs(3);
@@ -55,6 +57,11 @@ impl KubernetesRuntime {
             }
         }
         self.shared.stages.sweep_pipes();
+        for found in &inventory.found {
+            if let Ok(slot) = self.slot(found.slot) {
+                slot.live.lock().await.resume_clients(&found.payload);
+            }
+        }
         inventory.settle(launches);
         inventory
     }
@@ -138,6 +145,13 @@ impl Live {
         let caller = met.map_err(|error| slot_fault(&error))?.ok_or_else(|| slot_fault(&ShimGone))?;
         self.welcome(caller.connection, epoch).await?;
         Ok((caller.nonce, caller.state))
+    }
+
+    /// Lets the clients of a payload that still runs go on, when all that shims have kept is held again.
+    fn resume_clients(&mut self, payload: &Payload) {
+        if matches!(self.adopted, Some(None)) {
+            self.session = ClientSession::resume(&self.shared.stages, payload, &self.folders.inputs);
+        }
     }
 
     /// Makes this pilot's own what the payload writes.

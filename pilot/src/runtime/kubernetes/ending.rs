@@ -15,7 +15,7 @@ use super::live::{Cleaning, Live, Stands};
 use super::sizes::paid_by_slot;
 use crate::payload::Payload;
 use crate::runtime::following::SHIM_WAIT;
-use crate::runtime::launching::{lost_clients, slot_fault};
+use crate::runtime::launching::{Left, lost_clients, slot_fault};
 
 /// How long the API server may be away when the idle image is asked for: less than a try to clean may take.
 const ROLL_BACK_WAIT: Duration = Duration::from_secs(15);
@@ -38,8 +38,8 @@ impl Live {
         }
         let made = self.session.take().map(|session| session.end(commit)).unwrap_or_default();
         let outputs = std::mem::take(&mut self.outputs);
-        let lost = || lost_clients(self.launched, &outputs, &self.folders.out);
-        let fault = if commit { lost() } else { None };
+        let left = Left { payload, outputs: &outputs, out: &self.folders.out };
+        let fault = if commit { lost_clients(self.launched, left, &made) } else { None };
         if !commit || payload.outputs.is_empty() || fault.is_some() {
             self.shared.stages.drop_unfinished(payload, outputs, &made, &self.folders.out);
             return Drained { usage: self.usage, fault };

@@ -28,10 +28,12 @@ use wire::slot::{ExitReport, ShimState};
 
 use super::LocalRuntime;
 use super::live::{Live, died};
+use crate::payload::Payload;
 use crate::runtime::adoption::{Found, Inventory};
 use crate::runtime::launching::{LastLaunch, log_path, slot_fault};
 use crate::runtime::record::{LaunchLog, Launched, Record, boot_ms, start_ticks};
 use crate::runtime::slots::{Connection, SlotListener};
+use crate::runtime::stage_clients::ClientSession;
 use crate::runtime::watch;
 
 /// A shim whose pilot has gone looks for a new one several times a second.
@@ -72,6 +74,13 @@ impl LocalRuntime {
             }
         }
         self.shared.stages.sweep_pipes();
+        for found in &inventory.found {
+            if let Ok(here) = self.slot(found.slot)
+                && let Some(live) = here.live.lock().await.as_mut()
+            {
+                live.resume_clients(&found.payload);
+            }
+        }
         inventory.settle(launches);
         inventory
     }
@@ -219,6 +228,13 @@ impl Live {
         };
         self.welcome(connection, listener, epoch).await?;
         Ok(state)
+    }
+
+    /// Lets the clients of a payload that still runs go on, when all that shims have kept is held again.
+    fn resume_clients(&mut self, payload: &Payload) {
+        if matches!(self.adopted, Some(None)) {
+            self.session = ClientSession::resume(&self.shared.stages, payload, &self.folders.inputs);
+        }
     }
 
     /// Makes this pilot's own what the payload writes.

@@ -16,7 +16,7 @@ use super::folders::SlotFolders;
 use super::live::{Cleaning, Live, died};
 use crate::payload::Payload;
 use crate::runtime::following::SHIM_WAIT;
-use crate::runtime::launching::{lost_clients, remove_files, slot_fault};
+use crate::runtime::launching::{Left, lost_clients, remove_files, slot_fault};
 use crate::runtime::pristine::{is_as_made, open_folder};
 
 /// The shim, its stage holder, and one that the shim may just be ending.
@@ -38,8 +38,8 @@ impl Live {
         }
         let made = self.session.take().map(|session| session.end(commit)).unwrap_or_default();
         let outputs = std::mem::take(&mut self.outputs);
-        let lost = || lost_clients(self.launched, &outputs, &self.folders.out);
-        let fault = if commit { lost() } else { None };
+        let left = Left { payload, outputs: &outputs, out: &self.folders.out };
+        let fault = if commit { lost_clients(self.launched, left, &made) } else { None };
         if !commit || payload.outputs.is_empty() || fault.is_some() {
             self.shared.stages.drop_unfinished(payload, outputs, &made, &self.folders.out);
             return Drained { usage: self.usage, fault };

@@ -19,7 +19,7 @@ use crate::runtime::exec::Word;
 use crate::runtime::following::{Followed, Ground, SHIM_WAIT, follow, outlived, status};
 use crate::runtime::growth::Growth;
 use crate::runtime::launching::{
-    LastLaunch, Parts, compose, judge_inherited, refused, send_launch, slot_fault,
+    LastLaunch, Left, Parts, compose, judge_inherited, refused, send_launch, slot_fault,
 };
 use crate::runtime::record::Launched;
 use crate::runtime::slots::SlotError;
@@ -46,7 +46,7 @@ impl Live {
             Some(Some(report)) => {
                 self.runs = false;
                 let ended = self.exited(&report, None, None);
-                return judge_inherited(self.launched, Ok(ended), &self.outputs, &self.folders.out);
+                return judge_inherited(self.launched, Ok(ended), self.left(payload));
             }
             Some(None) => true,
             None => {
@@ -56,7 +56,7 @@ impl Live {
         };
         self.runs = true;
         let ended = self.follow(payload, &mut words, started).await;
-        let ended = judge_inherited(self.launched, ended, &self.outputs, &self.folders.out);
+        let ended = judge_inherited(self.launched, ended, self.left(payload));
         // A lost slot is not known to be empty.
         self.runs = matches!(ended, Err(LaunchFault::SlotLost(_)));
         if ended.is_ok() && payload.outputs.is_empty() {
@@ -64,6 +64,10 @@ impl Live {
             self.begin_clean().await;
         }
         ended
+    }
+
+    fn left<'a>(&'a self, payload: &'a Payload) -> Left<'a> {
+        Left { payload, outputs: &self.outputs, out: &self.folders.out }
     }
 
     async fn begin_launch(&mut self, grant: Grant, payload: &Payload) -> Result<(), Fault> {

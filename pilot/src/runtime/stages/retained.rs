@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use stage::broker::Broker;
+use stage::broker::{Broker, Ended, SessionId};
 use stage::server::{Content, Made};
 use stage::{Lending, Medium, MemoryStage, MemoryWriter, SealedMap, StageName, StageUri};
 use wire::slot::{LaunchId, ToShim};
@@ -19,7 +19,7 @@ use super::Stages;
 use super::folders::open_folder;
 use super::opening::OpenOutput;
 use crate::fault::chain;
-use crate::payload::{Payload, StageClass};
+use crate::payload::{Payload, Source, StageClass};
 use crate::runtime::slots::Line;
 
 /// A stage in memory as it is noted.
@@ -93,6 +93,18 @@ impl Stages {
         }
     }
 
+    /// Notes that a payload that was found running has its inputs, which an earlier life of this pilot gave it.
+    pub(in crate::runtime) fn hold_again(&self, payload: &Payload, session: SessionId) {
+        let stages = payload.inputs.iter().filter_map(|input| match &input.source {
+            Source::Stage(uri) => Some(uri.clone()),
+            Source::Host(_) | Source::Object(_) => None,
+        });
+        let stages: Vec<StageUri> = stages.collect();
+        let _ = self
+            .broker
+            .ask(move |broker| stages.iter().filter(|uri| broker.hold(uri, session).is_some()).count());
+    }
+
     /// Whether a shim keeps a stage of this launch.
     pub(in crate::runtime) fn is_retained(&self, uri: &StageUri, of: LaunchId) -> bool {
         self.retained.lock().get(uri).is_some_and(|(launch, _)| *launch == of)
@@ -128,13 +140,22 @@ impl Stages {
     }
 }
 
-/// Whether an output that clients may make was not made by path, of a payload whose clients have lost their pilot.
-pub(in crate::runtime) fn is_unmade(outputs: &[OpenOutput], out: &Path) -> bool {
+/// Whether an output that clients may make was made in no way, neither by path nor as `made` says.
+pub(in crate::runtime) fn is_unmade(
+    payload: &Payload,
+    outputs: &[OpenOutput],
+    made: &Ended,
+    out: &Path,
+) -> bool {
     let Ok(folder) = open_folder(out) else { return false };
-    outputs.iter().any(|output| match output {
-        OpenOutput::Memory(writer) => writer.is_untouched(),
-        OpenOutput::Value(file) => file.is_untouched(folder.as_fd()),
-        OpenOutput::File(_) | OpenOutput::Folder | OpenOutput::Shared(_) | OpenOutput::Passing => false,
+    let by_client = |uri: StageUri| made.committed.iter().any(|(committed, ..)| *committed == uri);
+    payload.outputs.iter().zip(outputs).any(|(output, open)| {
+        let untouched = match open {
+            OpenOutput::Memory(writer) => writer.is_untouched(),
+            OpenOutput::Value(file) => file.is_untouched(folder.as_fd()),
+            OpenOutput::File(_) | OpenOutput::Folder | OpenOutput::Shared(_) | OpenOutput::Passing => false,
+        };
+        untouched && !by_client(payload.stage(&output.name))
     })
 }
 
