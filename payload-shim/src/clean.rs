@@ -296,7 +296,7 @@ fn enter(parent: &OwnedFd, name: &CStr, own: bool) -> Result<OwnedFd, Errno> {
     openat(&path, c".", FOLDER, Mode::empty())
 }
 
-fn open_beneath(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_beneath(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS

@@ -43,6 +43,7 @@ pub mod clock;
 pub mod confine;
 pub mod holder;
 pub mod processes;
+pub mod reveal;
 pub mod settings;
 pub mod shim;
 pub mod stages;

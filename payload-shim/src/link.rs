@@ -129,6 +129,7 @@ impl Link {
                             | FromShim::Exited(_)
                             | FromShim::Cleaned(_)
                             | FromShim::Collected { .. }
+                            | FromShim::Revealed
                     )
                 };
                 self.outbox.retain(|told| !is_in_state(told));

@@ -11,7 +11,9 @@ use crate::clock::now_us;
 use crate::failure::Failure;
 use crate::holder::Holder;
 use crate::launch::{self, Started};
+use crate::reveal::reveal;
 use crate::shim::{Companion, Exit, Payload, Phase, Shim};
+use crate::stages::FOLDER_OUT;
 use crate::{stages, sys};
 
 /// Most helpers at a time. More get `EAGAIN`.
@@ -41,6 +43,13 @@ impl Shim {
             ToShim::Retain { launch, outputs } => self.retained.keep(launch, outputs, fds),
             ToShim::Forget { launch, outputs } => self.retained.forget(launch, &outputs),
             ToShim::Collect => self.link.send_all(&self.retained.all()),
+            ToShim::Reveal { outputs } => {
+                // While something runs, what is looked at could be moved; then who asks finds it as it is.
+                if !matches!(self.phase, Phase::Busy(_)) && self.companions.is_empty() {
+                    reveal(FOLDER_OUT, &outputs);
+                }
+                self.link.tell(FromShim::Revealed);
+            }
         }
     }
 

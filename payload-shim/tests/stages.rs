@@ -121,6 +121,32 @@ fn a_payload_that_kills_the_holder_is_ended_and_the_slot_lives_on() {
     });
 }
 
+#[test]
+fn outputs_that_a_payload_kept_to_itself_are_revealed_once_it_has_ended() {
+    in_greeted_slots("revealed", |slot| {
+        let (reader, writer) = pipe();
+        let mut launch = slot.shell(
+            "umask 077; cd /stage/out; echo x > t; mv t f; mkdir -p d/e; echo y > d/e/g; echo z > other; echo made; read x <> /idle",
+        );
+        launch.fds = vec![FdRole::Stdout];
+        slot.begin(&launch, &[writer.as_fd()]);
+        drop(writer);
+        assert_eq!(read_line(&reader), "made");
+        let reveal = ToShim::Reveal { outputs: vec!["f".into(), "missing".into(), "d".into()] };
+        let look = "cd /stage/out; stat -c '%n %a' f d d/e d/e/g other";
+        slot.tell(&reveal, &[]);
+        assert_eq!(slot.hear(), FromShim::Revealed);
+        slot.tell(&ToShim::Stop { grace_ms: 0 }, &[]);
+        slot.exited();
+        slot.clean();
+        assert_eq!(slot.run_shell(look), "f 600\nd 700\nd/e 700\nd/e/g 600\nother 600\n", "it ran yet");
+        slot.tell(&reveal, &[]);
+        assert_eq!(slot.hear(), FromShim::Revealed);
+        slot.clean();
+        assert_eq!(slot.run_shell(look), "f 644\nd 755\nd/e 755\nd/e/g 644\nother 600\n");
+    });
+}
+
 /// All that the shim has of outputs in memory: launch, name and content.
 fn collected(slot: &mut common::Slot) -> Vec<(LaunchId, String, String)> {
     slot.tell(&ToShim::Collect, &[]);

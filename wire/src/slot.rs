@@ -16,6 +16,8 @@
 //!    |<------------ Forget(launch, outputs)|
 //!    |<-------------------------- Collect -|   by a pilot that has come back
 //!    |-- Collected(outputs, more)  [fds] ->|
+//!    |<------------------ Reveal(outputs) -|   the pilot has another uid, and may not read them
+//!    |-- Revealed ------------------------>|
 //!    |<---------------------- Clean -------|
 //!    |-- Cleaned(report) ----------------->|
 //!    |<---------------------- Retire ------|   the shim exits 0
@@ -239,6 +241,12 @@ pub enum ToShim {
     },
     /// Send all that is retained, and what the payload that is there has for outputs in memory.
     Collect,
+    /// Make these outputs of the payload that has ended readable to everyone, with all that is in them, as far as they belong to
+    /// the slot's own user. Not before [`crate::version::REVEALS`].
+    Reveal {
+        /// Their names.
+        outputs: Vec<String>,
+    },
 }
 
 /// What a shim is doing, told at each Hello.
@@ -386,6 +394,8 @@ pub enum FromShim {
         /// Whether another frame follows.
         more: bool,
     },
+    /// Answer to [`ToShim::Reveal`]: what could be done is done.
+    Revealed,
 }
 
 impl Check for FdRole {
@@ -453,6 +463,10 @@ impl Check for ToShim {
                 count("outputs", outputs.len(), FRAME_FDS_MAX)?;
                 outputs.iter().try_for_each(|output| stage_name(output))
             }
+            Self::Reveal { outputs } => {
+                count("outputs", outputs.len(), STAGES_MAX)?;
+                outputs.iter().try_for_each(|output| stage_name(output))
+            }
             Self::Clean | Self::Retire | Self::Collect => Ok(()),
         }
     }
@@ -475,7 +489,8 @@ impl Check for FromShim {
             | Self::Exited(_)
             | Self::ExecEnded { .. }
             | Self::Cleaned(_)
-            | Self::HolderLost => Ok(()),
+            | Self::HolderLost
+            | Self::Revealed => Ok(()),
         }
     }
 }

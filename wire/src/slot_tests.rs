@@ -83,6 +83,14 @@ fn no_more_outputs_are_retained_or_collected_in_a_frame_than_descriptors_fit() {
 }
 
 #[test]
+fn only_names_of_outputs_are_revealed_and_no_more_than_a_payload_has() {
+    let reveal = |name: &str, count: usize| encode(&ToShim::Reveal { outputs: vec![name.to_owned(); count] });
+    // The longest names, so that it fits a frame.
+    assert!(reveal(&"x".repeat(64), STAGES_MAX).is_ok() && reveal("x", STAGES_MAX + 1).is_err());
+    assert!(reveal("..", 1).is_err() && reveal("a/b", 1).is_err() && reveal("", 1).is_err());
+}
+
+#[test]
 fn a_version_has_what_came_before_it() {
     use crate::version::{PROTOCOL, RETAINS, Version};
     assert!(PROTOCOL.has(RETAINS));

@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use wire::frame::{self, ReceiveError, SendError};
 use wire::slot::{CleanReport, FromShim, Held, Nonce, ShimState, ToShim};
-use wire::version::{PROTOCOL, RETAINS, Version};
+use wire::version::{PROTOCOL, RETAINS, REVEALS, Version};
 
 use super::watch;
 
@@ -274,6 +274,25 @@ impl Connection {
                         return Ok(all);
                     }
                 }
+                other => self.put_off.lock().unwrap_or_else(PoisonError::into_inner).push_back(other),
+            }
+        }
+        Err(SlotError::Gone)
+    }
+
+    /// Asks the shim to make outputs readable, and waits until it has done what it can; one of before can't. What else it says
+    /// meanwhile is heard afterwards.
+    ///
+    /// # Errors
+    /// When it is gone or breaks the protocol.
+    pub(super) async fn reveal(&self, outputs: Vec<String>) -> Result<(), SlotError> {
+        if !self.protocol.has(REVEALS) {
+            return Ok(());
+        }
+        self.send(&ToShim::Reveal { outputs }, &[]).await?;
+        while let Some((message, _)) = self.receive_frame().await? {
+            match message {
+                FromShim::Revealed => return Ok(()),
                 other => self.put_off.lock().unwrap_or_else(PoisonError::into_inner).push_back(other),
             }
         }

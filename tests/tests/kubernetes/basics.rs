@@ -27,6 +27,20 @@ fn a_payload_gets_its_image_when_the_pod_is_there_already() {
 }
 
 #[test]
+fn outputs_that_a_payload_kept_to_itself_are_kept() {
+    let namespace = Namespace::new("hidden", &[]);
+    let pod = namespace.pod(&Shape::default());
+    let script = "umask 077; cd /stage/out; echo one > t; mv t f; echo two > t; mv t v; mkdir d/e; echo three > d/e/g; chmod 0 d/e";
+    let outputs = "outputs: [{name: f, max_size: 1Mi}, {name: v, class: value}, {name: d, class: folder, max_size: 1Mi}]";
+    let inputs = "inputs: [{name: f, from: 'stage://make/f'}, {name: v, from: 'stage://make/v'}, {name: d, from: 'stage://make/d'}]";
+    let run = pod.run_well(&flow(&[
+        sh(&namespace, "make", script, outputs),
+        sh(&namespace, "read", "cd /stage/in; cat f v d/e/g", inputs),
+    ]));
+    assert_eq!(pod.output(&run, "read"), "one\ntwo\nthree\n");
+}
+
+#[test]
 fn a_run_that_names_no_folder_gets_one_on_the_share() {
     let namespace = Namespace::new("out", &[]);
     let pod = namespace.pod(&Shape::default());

@@ -49,6 +49,7 @@ impl Live {
         {
             tracing::debug!(slot = %self.slot, %error, "it can't be noted that outputs are being kept");
         }
+        self.reveal_outputs(payload).await;
         let paid = paid_by_slot(payload, &made);
         let into = self.shared.share.stages(payload.workflow.as_str(), payload.name.as_str());
         let committed = match into {

@@ -15,6 +15,7 @@ mod api;
 mod control;
 mod ending;
 mod folders;
+mod hidden;
 mod images;
 mod inputs;
 mod launch;
