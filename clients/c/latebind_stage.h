@@ -543,6 +543,69 @@ static inline int latebind_wait(latebind_client *c, const char *name, uint64_t m
     return latebind_open_within_(c, name, ms, in);
 }
 
+/* Opens a pipe of a payload that runs together with others, for reading (an input) or writing (an output), and gives its
+ * descriptor, or -1. It waits until the other end was opened, too, or its payload has ended. No broker has it: `c` need not be
+ * connected, and has the error. */
+static inline int latebind_stream(latebind_client *c, const char *name, bool writes) {
+    const char *doing = writes ? "write stream" : "read stream";
+    char path[96];
+    struct stat s;
+    int fd = -1;
+    if (!latebind_name_ok_(name)) {
+        latebind_fail_(c, LATEBIND_INVALID, doing, name, "that is no name");
+        return -1;
+    }
+    snprintf(path, sizeof path, "/stage/%s/%s", writes ? "out" : "in", name);
+    /* Looked at first: to open another file for writing is to have written it. */
+    if (!stat(path, &s) && !S_ISFIFO(s.st_mode)) {
+        latebind_fail_(c, LATEBIND_INVALID, doing, name, "it is no pipe; declare it with class pipe");
+        return -1;
+    }
+    do fd = open(path, (writes ? O_WRONLY : O_RDONLY) | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0) latebind_fail_(c, LATEBIND_SYSTEM, doing, name, strerror(errno));
+    return fd;
+}
+
+/* Maps memory that payloads which run together share, for reading and writing: of an output (`made`), or of an input. What
+ * keeps order among them is theirs. No broker has it: `c` need not be connected, and has the error. */
+static inline int latebind_share(latebind_client *c, const char *name, bool made, latebind_output *memory) {
+    const char *doing = "share memory";
+    char path[96];
+    struct stat s;
+    memset(memory, 0, sizeof *memory);
+    memory->fd = -1;
+    if (!latebind_name_ok_(name)) return latebind_fail_(c, LATEBIND_INVALID, doing, name, "that is no name");
+    snprintf(path, sizeof path, "/stage/%s/%s", made ? "out" : "in", name);
+    /* Looked at first: who opens a pipe lets the other end go on. */
+    if (!stat(path, &s) && !S_ISREG(s.st_mode)) {
+        return latebind_fail_(c, LATEBIND_INVALID, doing, name, "it is no shared memory; declare it with class shared");
+    }
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) return latebind_fail_(c, LATEBIND_SYSTEM, doing, name, strerror(errno));
+    int seals = fcntl(fd, 1034 /* F_GET_SEALS */), code = LATEBIND_OK;
+    void *data = NULL;
+    if (seals < 0 || (seals & 0xe) != 0x6 /* SHRINK and GROW, and not WRITE */ || fstat(fd, &s)) {
+        code = latebind_fail_(c, LATEBIND_INVALID, doing, name, "it is no shared memory; declare it with class shared");
+    } else if ((data = mmap(NULL, (size_t)s.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED) {
+        code = latebind_fail_(c, LATEBIND_SYSTEM, doing, name, strerror(errno));
+    }
+    if (code) {
+        close(fd);
+        return code;
+    }
+    memory->data = data;
+    memory->bytes = (uint64_t)s.st_size;
+    memory->fd = fd;
+    memcpy(memory->name, name, strlen(name) + 1);
+    return LATEBIND_OK;
+}
+
+/* Unmaps shared memory. */
+static inline void latebind_close_shared(latebind_output *memory) {
+    latebind_unmap_(memory);
+}
+
 static inline void latebind_close_input(latebind_input *in) {
     if (in->mapped) munmap((void *)(uintptr_t)in->data, in->bytes);
     else free((void *)(uintptr_t)in->data);

@@ -71,6 +71,11 @@ int main(void) {
     CHECK(latebind_create(&p, "nope", 1, &out) == LATEBIND_UNDECLARED && !strchr(p.error, '\n') && *p.error);
     CHECK(latebind_create(&p, "o94", UINT64_MAX, &out) == LATEBIND_TOO_LARGE);
 
+    /* Neither is there: this is no slot. */
+    CHECK(latebind_stream(&p, "o90", false) == -1 && *p.error);
+    CHECK(latebind_share(&p, "o90", false, &out) == LATEBIND_SYSTEM && out.fd == -1);
+    CHECK(latebind_share(&p, "a/b", true, &out) == LATEBIND_INVALID);
+
     latebind_close(&p);
     latebind_close(&c);
     CHECK(latebind_connect(&c, "/nowhere") == LATEBIND_SYSTEM);

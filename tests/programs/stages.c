@@ -1,5 +1,6 @@
 /* A payload that makes and reads stages through the client library: `stages make NAME BYTES`, `stages leave NAME BYTES` (it
- * does not commit), `stages put NAME TEXT`, `stages cat NAME`, `stages place NAME` (whether it is read in place), `stages spoil NAME` (tries to change it). */
+ * does not commit), `stages put NAME TEXT`, `stages cat NAME`, `stages place NAME` (whether it is read in place), `stages spoil NAME` (tries to change it);
+ * without a broker `stages stream-in NAME`, `stream-out NAME`, `share-in NAME`, `share-out NAME`. */
 #define _GNU_SOURCE
 #include "latebind_stage.h"
 
@@ -55,12 +56,41 @@ static int spoil(latebind_client *c, const char *name) {
     return 0;
 }
 
+/* Both ends of a stream, and of memory that is shared: the writer of one is the reader of the other. */
+static int stream(latebind_client *c, const char *name, bool writes) {
+    char buffer[4096];
+    int fd = latebind_stream(c, name, writes);
+    if (fd < 0) return 1;
+    for (ssize_t n; (n = read(writes ? 0 : fd, buffer, sizeof buffer)) > 0;)
+        if (write(writes ? fd : 1, buffer, (size_t)n) != n) return 1;
+    return close(fd);
+}
+
+static int share(latebind_client *c, const char *name, bool made) {
+    latebind_output memory;
+    if (latebind_share(c, name, made, &memory)) return 1;
+    _Atomic uint32_t *turn = memory.data;
+    char *text = (char *)memory.data + 64;
+    if (made) strcpy(text, "in shared memory");
+    else {
+        while (*turn != 1) usleep(1000);
+        printf("%s of %llu bytes\n", text, (unsigned long long)memory.bytes);
+    }
+    *turn = made ? 1 : 2;
+    while (made && *turn != 2) usleep(1000);
+    latebind_close_shared(&memory);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     latebind_client c;
     if (argc < 3) return 2;
-    int failed = latebind_connect(&c, NULL);
+    bool passes = !strncmp(argv[1], "stream-", 7) || !strncmp(argv[1], "share-", 6);
+    int failed = passes ? 0 : latebind_connect(&c, NULL);
     if (!failed) {
-        if (!strcmp(argv[1], "cat")) failed = cat(&c, argv[2]);
+        if (!strncmp(argv[1], "stream-", 7)) failed = stream(&c, argv[2], !strcmp(argv[1], "stream-out"));
+        else if (passes) failed = share(&c, argv[2], !strcmp(argv[1], "share-out"));
+        else if (!strcmp(argv[1], "cat")) failed = cat(&c, argv[2]);
         else if (!strcmp(argv[1], "spoil")) failed = spoil(&c, argv[2]);
         else if (!strcmp(argv[1], "place")) failed = place(&c, argv[2]);
         else if (argc > 3 && !strcmp(argv[1], "put")) failed = latebind_put(&c, argv[2], argv[3], strlen(argv[3]));

@@ -59,6 +59,37 @@ fn what_a_client_makes_is_read_by_path_and_the_other_way_round() {
 }
 
 #[test]
+fn payloads_that_run_together_reach_each_other_through_a_client() {
+    let Some(site) = Site::with_clients("payloads_that_run_together_reach_each_other_through_a_client")
+    else {
+        return;
+    };
+    let ran = site.run(&flow(&[
+        sh(
+            "makes",
+            "echo streamed | stages stream-out p && stages share-out g",
+            "outputs: [{name: p, class: pipe}, {name: g, class: shared, max_size: 8192}]",
+        ),
+        sh(
+            "reads",
+            "stages stream-in p && stages share-in g; stages share-in p; stages stream-in g; stages share-in none; true",
+            "inputs: [{name: p, from: 'stage://makes/p'}, {name: g, from: 'stage://makes/g'}]",
+        ),
+        good(),
+    ]));
+    ran.assert_good(&site);
+    ran.assert_done("makes");
+    assert_eq!(site.log("reads", "stdout"), "streamed\nin shared memory of 8192 bytes\n");
+    let refused = site.log("reads", "stderr");
+    for words in
+        ["share memory \"p\"", "read stream \"g\": it is no pipe", "share memory \"none\": No such file"]
+    {
+        assert!(refused.contains(words), "{refused}");
+    }
+    site.assert_baseline();
+}
+
+#[test]
 fn no_reader_of_any_class_can_change_what_others_read() {
     let Some(site) = Site::with_clients("no_reader_of_any_class_can_change_what_others_read") else { return };
     let inputs = "inputs: [{name: f, from: 'stage://writes/f'}, {name: m, from: 'stage://writes/m'}]";

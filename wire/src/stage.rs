@@ -171,6 +171,8 @@ pub enum Answer {
 
 /// Where a payload finds its inputs by path.
 pub const INPUTS: &str = "/stage/in";
+/// Where it writes outputs by path.
+pub const OUTPUTS: &str = "/stage/out";
 
 /// How a stage is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@ v0..) and LATEBIND_TEST_CONSUMER (a payload that reads them, and a file f)."""
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import itertools
 import mmap
@@ -10,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 
@@ -217,6 +219,62 @@ class Wire(unittest.TestCase):
             self.assertRaises(StageError, client._receive)
             theirs.send(b"\1\7\0\1\0")
             self.assertRaises(StageError, client._receive)
+
+
+class Passing(unittest.TestCase):
+    def setUp(self) -> None:
+        self.home = tempfile.TemporaryDirectory()
+        self.addCleanup(self.home.cleanup)
+        before = (_wire.INPUTS, _wire.OUTPUTS)
+        _wire.INPUTS = _wire.OUTPUTS = self.home.name
+        self.addCleanup(lambda: (setattr(_wire, "INPUTS", before[0]), setattr(_wire, "OUTPUTS", before[1])))
+
+    def at(self, name: str) -> str:
+        return f"{self.home.name}/{name}"
+
+    def test_shared_memory_is_one_for_all_that_open_it(self) -> None:
+        fd = os.memfd_create("grid", os.MFD_ALLOW_SEALING)
+        self.addCleanup(os.close, fd)
+        os.ftruncate(fd, 4096)
+        fcntl.fcntl(fd, 1033, 0x0002 | 0x0004)  # F_ADD_SEALS: SHRINK, GROW
+        os.symlink(f"/proc/self/fd/{fd}", self.at("grid"))
+        with latebind.shared_output("grid") as one, latebind.shared_input("grid") as other:
+            self.assertEqual((one.nbytes, os.fstat(one.fileno()).st_size), (4096, 4096))
+            one.view[10:12] = b"ab"
+            self.assertEqual(bytes(other.view[10:12]), b"ab")
+            if numpy:
+                other.array("u2")[5] = 0x6463
+                self.assertEqual(bytes(one.view[10:12]), b"cd")
+            kept = one.view
+        kept[0] = 1  # outlives it
+        with self.assertRaises(StageError):
+            one.view
+
+    def test_what_is_something_else_is_refused(self) -> None:
+        with open(self.at("file"), "wb") as file:
+            file.write(b"x")
+        sealed = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+        self.addCleanup(os.close, sealed)
+        fcntl.fcntl(sealed, 1033, 0x0002 | 0x0004 | 0x0008)
+        os.symlink(f"/proc/self/fd/{sealed}", self.at("sealed"))
+        for name in ("file", "sealed", "missing", "a/b"):
+            for call in (latebind.shared_input, latebind.read_stream, latebind.write_stream):
+                with self.assertRaises(StageError):
+                    call(name)
+        self.assertEqual(os.path.getsize(self.at("file")), 1, "it was not touched")
+
+    def test_a_stream_has_two_ends(self) -> None:
+        os.mkfifo(self.at("pipe"))
+
+        def write() -> None:
+            with latebind.write_stream("pipe") as end:
+                end.write(b"through it")
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        with latebind.read_stream("pipe") as end:
+            self.assertEqual(end.read(), b"through it")
+        writer.join()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@
 //! ([`Output::write_at`], or [`std::io::Write`]), which costs one pass over the bytes, or in place through a
 //! [`Window`], a pointer and a length of which the caller makes what it can justify.
 //!
+//! # Payloads that run together
+//! Pipes and shared memory are no stages: [`read_stream`], [`write_stream`], [`shared_input`] and [`shared_output`] open them
+//! without a broker.
+//!
 //! # Threads
 //! A [`Client`] may be shared: one thread may wait for an input while others ask.
 //!
@@ -27,6 +31,7 @@
 mod input;
 mod line;
 mod output;
+mod passing;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -39,6 +44,7 @@ use crate::StageName;
 
 pub use input::{Input, InputError};
 pub use output::{Output, Window};
+pub use passing::{Shared, read_stream, shared_input, shared_output, write_stream};
 pub use wire::stage::{InputRow, OutputRow};
 
 use line::Line;

@@ -53,6 +53,15 @@ impl Window<'_> {
     }
 }
 
+/// Maps memory of so many bytes for writing.
+pub(super) fn map(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<Window<'_>> {
+    let map = match bytes {
+        0 => None,
+        _ => Some(memmap2::MmapOptions::new().map_raw(&fd)?),
+    };
+    Ok(Window { map, output: PhantomData })
+}
+
 impl<'client> Output<'client> {
     pub(super) fn new(
         client: &'client Client,
@@ -114,16 +123,14 @@ impl<'client> Output<'client> {
     /// # Errors
     /// When the kernel refuses.
     pub fn window(&self) -> io::Result<Window<'_>> {
-        if self.bytes == 0 {
-            return Ok(Window { map: None, output: PhantomData });
-        }
-        let map = memmap2::MmapOptions::new().map_raw(&self.fd()?)?;
+        let window = map(self.fd()?, self.bytes)?;
+        let Some(map) = &window.map else { return Ok(window) };
         // Wishes, of which a kernel may know nothing (the second is Linux 5.14's). Pages are there already, and mapping them
         // at once takes half of what writing to each for the first time does; without a note of each one's last use,
         // the unmapping that a commit waits for takes half of its time.
         let _ = map.advise(memmap2::Advice::Sequential);
         let _ = map.advise(memmap2::Advice::PopulateWrite);
-        Ok(Window { map: Some(map), output: PhantomData })
+        Ok(window)
     }
 
     /// Makes it a stage, as large as it was created. Nobody can change it any more, this process included; what is left here

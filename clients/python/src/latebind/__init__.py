@@ -7,6 +7,7 @@
 """
 
 from ._client import Client, Input, InputRow, Listing, Output, OutputRow, connect
+from ._passing import Shared, read_stream, shared_input, shared_output, write_stream
 from ._wire import Code, StageClass, StageError
 
 __all__ = [
@@ -17,8 +18,13 @@ __all__ = [
     "Listing",
     "Output",
     "OutputRow",
+    "Shared",
     "StageClass",
     "StageError",
     "connect",
+    "read_stream",
+    "shared_input",
+    "shared_output",
+    "write_stream",
 ]
 __version__ = "0.1.0"

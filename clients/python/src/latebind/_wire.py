@@ -13,6 +13,7 @@ PROTOCOL = (1, 0)
 FRAME_BYTES_MAX = 68 * 1024
 VALUE_BYTES_MAX = 64 * 1024
 INPUTS = "/stage/in"
+OUTPUTS = "/stage/out"
 WAIT_MS_MAX = 86_400_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
