@@ -2,7 +2,7 @@
 
 use image_store::layout::{Compression, LayerBuilder};
 use pilot_tests::images::{busybox_layer, image, shell};
-use pilot_tests::kube::{Namespace, Pod, Shape, push, push_layout};
+use pilot_tests::kube::{Namespace, Pod, SOON, Shape, push, push_layout};
 
 use crate::basics::{flow, sh};
 use crate::images::{line, took_ms, works};
@@ -81,6 +81,36 @@ fn a_payload_that_ignores_sigterm_is_ended_and_its_slot_goes_on() {
     let run = pod.run_well(&flow(&[elsewhere(&namespace, "next", "echo $OTHER")]));
     assert_eq!(pod.output(&run, "next"), "1\n");
     assert!(took_ms(&pod, &run) < 15_000, "{}", took_ms(&pod, &run));
+}
+
+#[test]
+fn a_stage_that_is_still_read_costs_the_next_payload_of_its_slot_no_memory() {
+    let namespace = Namespace::new("owed", &[]);
+    let pod = namespace.pod(&one_slot());
+    // As many as it keeps: of more, busybox moves all that it has for each few that come.
+    let take = |bytes: u32| format!("head -c {bytes} /dev/zero | tail -c {bytes} | wc -c");
+    let run = pod.submit(&flow(&[
+        sh(
+            &namespace,
+            "makes",
+            "head -c 60000000 /dev/zero > /stage/out/x",
+            "resources: {cpu: 100m, memory: 64Mi}, outputs: [{name: x, class: mem, max_size: 60Mi}]",
+        ),
+        // Both fit: the container stays. Then they don't, and it makes way.
+        sh(&namespace, "little", &take(20_000_000), "resources: {cpu: 100m, memory: 64Mi}, after: [makes]"),
+        sh(&namespace, "much", &take(90_000_000), "resources: {cpu: 100m, memory: 128Mi}, after: [little]"),
+        sh(
+            &namespace,
+            "reads",
+            "wc -c < /stage/in/x",
+            "after: [much], inputs: [{name: x, from: 'stage://makes/x'}]",
+        ),
+    ]));
+    assert_eq!(pod.wait(&run, SOON).code, 0, "{:#} {}", pod.payload(&run, "much"), pod.pilot_log());
+    for (name, said) in [("little", "20000000\n"), ("much", "90000000\n"), ("reads", "60000000\n")] {
+        assert_eq!(pod.output(&run, name), said);
+        assert_eq!(pod.payload(&run, name)["tries"], 1, "{name}");
+    }
 }
 
 #[test]
