@@ -40,15 +40,22 @@ pub struct Recovered {
 }
 
 /// A stage that someone still has to read: consumer, producer, outputs.
-type Need = (i64, i64, String);
+pub(crate) type Need = (i64, i64, String);
 
 /// Payloads that would have to run again.
 #[derive(Debug, Default)]
-struct Lost {
+pub(crate) struct Lost {
     /// Each with a stage that is lost: its own, or one of another that it runs together with.
     all: BTreeMap<i64, String>,
     /// Those of which a stage is lost.
     own: BTreeSet<i64>,
+}
+
+impl Lost {
+    /// Whether a payload would have to run again.
+    pub(crate) fn holds(&self, payload: i64) -> bool {
+        self.all.contains_key(&payload)
+    }
 }
 
 impl Work<'_> {
@@ -134,30 +141,10 @@ impl Work<'_> {
              JOIN payloads AS p ON p.id = e.producer JOIN payloads AS c ON c.id = e.consumer
              WHERE e.producer BETWEEN ?1 AND ?2 AND e.outputs <> '' AND p.state = 3 AND c.state IN (0, 1, 8)",
         )?;
-        let mut open: Vec<Need> = find
+        let open: Vec<Need> = find
             .query_map((first, last), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
-        let workflow = workflow_of(name, run);
-        let mut lost = Lost::default();
-        let mut needs: Vec<Need> = Vec::new();
-        // From each lost stage on to what its producer reads.
-        while let Some(need) = open.pop() {
-            let (_, producer, outputs) = &need;
-            if !lost.own.contains(producer)
-                && let Some(uri) = self.lost_stage(&workflow, *producer, outputs, has_stage)?
-            {
-                // It runs again with all of its gang.
-                for mate in self.gang_with(*producer)? {
-                    open.extend(self.reads_of(mate)?);
-                    lost.all.entry(mate).or_insert_with(|| uri.clone());
-                }
-                open.extend(self.reads_of(*producer)?);
-                lost.all.insert(*producer, uri);
-                lost.own.insert(*producer);
-            }
-            needs.push(need);
-        }
-        needs.retain(|(_, producer, _)| lost.all.contains_key(producer));
+        let (lost, needs) = self.find_lost(&workflow_of(name, run), open, has_stage)?;
         let hopeless = self.hopeless(&lost, &needs)?;
         for (consumer, producer, _) in &needs {
             if let (Some(why), false) = (hopeless.get(producer), lost.all.contains_key(consumer)) {
@@ -176,6 +163,35 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// From each stage that is needed and lost on to what its producer reads; and of the needs those that are not met.
+    pub(crate) fn find_lost(
+        &self,
+        workflow: &str,
+        mut open: Vec<Need>,
+        has_stage: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<(Lost, Vec<Need>), SpoolError> {
+        let mut lost = Lost::default();
+        let mut needs: Vec<Need> = Vec::new();
+        while let Some(need) = open.pop() {
+            let (_, producer, outputs) = &need;
+            if !lost.own.contains(producer)
+                && let Some(uri) = self.lost_stage(workflow, *producer, outputs, has_stage)?
+            {
+                // It runs again with all of its gang.
+                for mate in self.gang_with(*producer)? {
+                    open.extend(self.reads_of(mate)?);
+                    lost.all.entry(mate).or_insert_with(|| uri.clone());
+                }
+                open.extend(self.reads_of(*producer)?);
+                lost.all.insert(*producer, uri);
+                lost.own.insert(*producer);
+            }
+            needs.push(need);
+        }
+        needs.retain(|(_, producer, _)| lost.all.contains_key(producer));
+        Ok((lost, needs))
+    }
+
     /// The first of these outputs that is not there.
     fn lost_stage(
         &self,
@@ -189,7 +205,7 @@ impl Work<'_> {
         Ok(uris.into_iter().find(|uri| !has_stage(uri)))
     }
 
-    fn name_of(&self, id: i64) -> Result<String, SpoolError> {
+    pub(crate) fn name_of(&self, id: i64) -> Result<String, SpoolError> {
         let mut find = self.sql.prepare_cached("SELECT name FROM payloads WHERE id = ?1")?;
         Ok(find.query_row([id], |row| row.get(0))?)
     }
@@ -204,7 +220,7 @@ impl Work<'_> {
     }
 
     /// Whether a payload may run again; one that only runs together with such as have lost a stage is not charged for it.
-    fn may_run_again(&self, id: i64, is_own: bool) -> Result<Option<NotAgain>, SpoolError> {
+    pub(crate) fn may_run_again(&self, id: i64, is_own: bool) -> Result<Option<NotAgain>, SpoolError> {
         let mut find = self
             .sql
             .prepare_cached("SELECT failed, disrupted, retries, at_most_once FROM payloads WHERE id = ?1")?;
@@ -239,7 +255,7 @@ impl Work<'_> {
 
     /// Those that have to run again: what they make is read by someone who can run, or by another one of them. Comes after those
     /// who can't run have failed, and who needs them has been skipped.
-    fn wanted(&self, lost: &Lost, needs: &[Need]) -> Result<Vec<i64>, SpoolError> {
+    pub(crate) fn wanted(&self, lost: &Lost, needs: &[Need]) -> Result<Vec<i64>, SpoolError> {
         let mut open = Vec::new();
         let mut reads: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
         for (consumer, producer, _) in needs {
@@ -294,7 +310,7 @@ impl Work<'_> {
     }
 
     /// Lets producers run again, and those who read of them wait again.
-    fn make_again(&self, run: RunId, again: &[i64]) -> Result<(), SpoolError> {
+    pub(crate) fn make_again(&self, run: RunId, again: &[i64]) -> Result<(), SpoolError> {
         let mut waiting: BTreeSet<i64> = BTreeSet::new();
         for &producer in again {
             self.move_to(producer, Code::Succeeded, Code::Waiting)?;
@@ -330,7 +346,7 @@ impl Work<'_> {
         self.shift(run, Code::Waiting, Code::Ready, free.len())
     }
 
-    fn consumers_of(&self, producer: i64) -> Result<Vec<(i64, i64, String)>, SpoolError> {
+    pub(crate) fn consumers_of(&self, producer: i64) -> Result<Vec<(i64, i64, String)>, SpoolError> {
         let mut find = self.sql.prepare_cached(
             "SELECT consumer, state, outputs FROM edges JOIN payloads ON payloads.id = consumer WHERE producer = ?1",
         )?;

@@ -12,6 +12,7 @@ use crate::claim::{Offer, Report};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{OpenError, SpoolError};
 use crate::recover::{Recovered, Recovery};
+use crate::remake::Remade;
 use crate::submit::{Submission, Submitted};
 use crate::words::RunId;
 use crate::work::Work;
@@ -192,6 +193,18 @@ impl Spool {
     /// When the database can't be used.
     pub fn cancel(&mut self, selection: &Selection) -> Result<Cancelled, SpoolError> {
         self.transact(|work| work.cancel(selection))
+    }
+
+    /// As [`Work::remake`].
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn remake(
+        &mut self,
+        stage: &str,
+        has_stage: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Remade, SpoolError> {
+        self.transact(|work| work.remake(stage, has_stage))
     }
 
     /// Removes an ended run and gives its room back to the disk. Says how many payloads it had.

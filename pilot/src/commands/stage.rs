@@ -1,15 +1,17 @@
-//! `pilot stage ls|get|df`: the stages that pilots of the spool hold, and what is in one.
+//! `pilot stage ls|get|rm|df`: the stages that pilots of the spool hold, what is in one, and one made anew.
 //!
-//! A stage goes with its last reader, so there is nothing to remove here; whoever wants one for longer saves it.
+//! A stage goes with its last reader, so none has to be removed to make room; whoever wants one for longer saves it. What `rm` is
+//! for is a stage that should be another one: its producer runs again.
 //!
 //! **Must not know:** where stages lie, how a pilot keeps them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use pilot_core::RunExit;
-use spool::{OpenError, Spool, SpoolError};
+use spool::{OpenError, Remade, Spool, SpoolError};
 use stage::StageUri;
 
 use crate::api::LinkError;
@@ -33,6 +35,11 @@ pub enum StageCommand {
         stage: StageUri,
         /// The file, which must not exist [default: standard output]
         file: Option<PathBuf>,
+    },
+    /// Drop a stage that was not read yet, so that its producer makes it again
+    Rm {
+        /// As `pilot stage ls` prints it: stage://RUN/PAYLOAD/OUTPUT
+        stage: StageUri,
     },
     /// Say how much pilots hold
     Df {
@@ -62,6 +69,10 @@ enum StageError {
     NoStage(StageUri),
     #[error("get {stage} from pilot {pilot}: {why}")]
     Get { stage: StageUri, pilot: String, why: String },
+    #[error("remove {stage}: {why}")]
+    Keep { stage: StageUri, why: String },
+    #[error("change the spool")]
+    Change(#[source] SpoolError),
     #[error("write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -90,14 +101,16 @@ pub fn stage(
     let done = threads.block_on(async {
         let only = match command {
             StageCommand::Ls { pilot } | StageCommand::Df { pilot } => pilot.as_deref(),
-            StageCommand::Get { .. } => None,
+            StageCommand::Get { .. } | StageCommand::Rm { .. } => None,
         };
-        let pilots = pilots(&spool_folder(settings.spool, around)?, only).await?;
+        let folder = spool_folder(settings.spool, around)?;
+        let pilots = pilots(&folder, only).await?;
         let json = output == OutputFormat::Json;
         match command {
             StageCommand::Ls { .. } => list(&pilots, json),
             StageCommand::Df { .. } => sum(&pilots, json),
             StageCommand::Get { stage, file } => return get(pilots, stage, file.as_deref()).await,
+            StageCommand::Rm { stage } => return remove(&folder, &pilots, stage, json),
         }
         Ok(())
     });
@@ -156,6 +169,50 @@ fn sum(pilots: &[Pilot], json: bool) {
             format!("{name}: {count}, {held}; at most {budget} in memory\n")
         });
     }
+}
+
+/// The pilot drops it when its producer starts again; nobody reads it until then.
+fn remove(folder: &Path, pilots: &[Pilot], stage: &StageUri, json: bool) -> Result<(), StageError> {
+    let wanted = stage.to_string();
+    let held: BTreeSet<&str> =
+        pilots.iter().flat_map(|pilot| &pilot.status.stages).map(|row| row.stage.as_str()).collect();
+    if !held.contains(wanted.as_str()) {
+        return Err(StageError::NoStage(stage.clone()));
+    }
+    let keep = |why: String| Err(StageError::Keep { stage: stage.clone(), why });
+    let lists_all = |pilot: &Pilot| pilot.status.stages.len() as u64 >= pilot.status.pilot.stages;
+    if let Some(pilot) = pilots.iter().find(|pilot| !lists_all(pilot)) {
+        let (name, stages) = (printable(&pilot.name), pilot.status.pilot.stages);
+        return keep(format!(
+            "pilot {name} holds {stages} stages and does not list all; try again when it holds fewer"
+        ));
+    }
+    let mut spool = Spool::open_existing(folder)?;
+    let remade = spool.remake(&wanted, &mut |uri| held.contains(uri)).map_err(StageError::Change)?;
+    let again = match remade {
+        Remade::Again(again) => again.len(),
+        Remade::Unknown => return keep("no payload of this spool has made it".to_owned()),
+        Remade::Unread => return keep("nobody will read it any more, so it goes by itself".to_owned()),
+        Remade::Reading(payload) => {
+            let payload = printable(&payload);
+            return keep(format!(
+                "{payload} may be reading what its producer made; wait until it has ended, or cancel it"
+            ));
+        }
+        Remade::Once(payload) => {
+            let payload = printable(&payload);
+            return keep(format!("{payload} would have to run again, and may run only once"));
+        }
+    };
+    spool::poke(folder);
+    say(&if json {
+        let line = serde_json::json!({"kind": "removed", "stage": wanted, "run_again": again});
+        format!("{line}\n")
+    } else {
+        let payloads = if again == 1 { "payload runs" } else { "payloads run" };
+        format!("{stage}: {again} {payloads} again\n")
+    });
+    Ok(())
 }
 
 async fn get(pilots: Vec<Pilot>, stage: &StageUri, file: Option<&Path>) -> Result<(), StageError> {

@@ -3,8 +3,8 @@
 use crate::common::{TestClock, exit, many, open, payload, submission};
 use pilot_core::{ClaimId, Conclusion, Outcome, StopCause};
 use spool::{
-    Address, Cancelled, FindError, Found, NewPayload, NewPilot, Read, Recovery, Report, RunFilter, RunId,
-    RunStatus, Selection, SpoolError, State, workflow_of,
+    Address, Cancelled, FindError, Found, NewPayload, NewPilot, Read, Recovery, Remade, Report, RunFilter,
+    RunId, RunStatus, Selection, SpoolError, State, workflow_of,
 };
 
 const LEASE: u64 = 60_000;
@@ -273,6 +273,67 @@ fn a_stage_that_went_with_its_pilot_is_made_again() {
         spool.report(offer.claim, &exit(0)).expect("report");
     }
     assert_eq!(states(&spool, RunId(1)), "ssss");
+}
+
+#[test]
+fn a_stage_is_made_again_at_someones_wish_where_it_costs_nobody_anything() {
+    let folder = tempfile::tempdir().expect("folder");
+    let clock = TestClock::new();
+    let mut spool = open(folder.path(), &clock);
+    let reader = |name: &str, from| NewPayload { reads: reads(from), ..payload(name, &[]) };
+    let once = |new| NewPayload { at_most_once: true, ..new };
+    // 0 -> 1 -> 2, and 3 -> 4; none has a retry.
+    let list = vec![
+        payload("a", &[]),
+        reader("b", 0),
+        reader("c", 1),
+        once(payload("o", &[])),
+        NewPayload { after: vec![2], ..reader("p", 3) },
+    ];
+    spool.submit(&submission("w", list)).expect("submit");
+    let remake = |spool: &mut spool::Spool, name: &str, held: &[&str]| {
+        let of = |name: &str| format!("stage://w.1/{name}/data");
+        let mut has = |uri: &str| held.iter().any(|name| of(name) == uri);
+        spool.remake(&of(name), &mut has).expect("an answer")
+    };
+    let run = |spool: &mut spool::Spool, spec: &str| {
+        let offer = spool.claim("one", 1, LEASE).expect("claim").remove(0);
+        assert_eq!(offer.spec, spec);
+        spool.report(offer.claim, &exit(0)).expect("report");
+    };
+    assert_eq!(remake(&mut spool, "a", &["a"]), Remade::Unknown, "it has not run");
+    run(&mut spool, "spec of a");
+    let offers = spool.claim("one", 2, LEASE).expect("claim");
+    assert_eq!(
+        offers.iter().map(|offer| offer.spec.as_str()).collect::<Vec<_>>(),
+        ["spec of b", "spec of o"]
+    );
+    assert_eq!(remake(&mut spool, "a", &["a"]), Remade::Reading("b".into()));
+    for offer in &offers {
+        spool.report(offer.claim, &exit(0)).expect("report");
+    }
+    assert_eq!(states(&spool, RunId(1)), "ssrsw");
+    for (name, said) in [("a", Remade::Unread), ("o", Remade::Once("o".into())), ("nobody", Remade::Unknown)]
+    {
+        assert_eq!(remake(&mut spool, name, &["a", "b", "o"]), said, "{name}");
+    }
+    for uri in ["stage://w.1/b/other", "stage://w.1/b", "stage://w/b/data", "stage://w.2/b/data", "b", ""] {
+        let said = spool.remake(uri, &mut |_| true).expect("an answer");
+        assert!(matches!(said, Remade::Unknown | Remade::Unread), "{uri}: {said:?}");
+    }
+    assert_eq!(states(&spool, RunId(1)), "ssrsw", "nothing was changed");
+    // What its producer reads is still there.
+    assert!(matches!(remake(&mut spool, "b", &["a", "b", "o"]), Remade::Again(again) if again.len() == 1));
+    assert_eq!(states(&spool, RunId(1)), "srwsw");
+    run(&mut spool, "spec of b");
+    // Now it is not.
+    assert!(matches!(remake(&mut spool, "b", &["b", "o"]), Remade::Again(again) if again.len() == 2));
+    assert_eq!(states(&spool, RunId(1)), "rwwsw");
+    for spec in ["spec of a", "spec of b", "spec of c", "spec of p"] {
+        run(&mut spool, spec);
+    }
+    assert_eq!(states(&spool, RunId(1)), "sssss");
+    assert_eq!(remake(&mut spool, "b", &["b"]), Remade::Unread);
 }
 
 #[test]
