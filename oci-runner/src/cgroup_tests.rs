@@ -137,6 +137,24 @@ fn limits_that_are_taken_back_are_the_kernels_word_for_none() {
 }
 
 #[test]
+fn memory_alone_is_limited_anew_and_what_stays_charged_is_told() {
+    let (home, delegation) = fake_v2(&["memory.swap.max"]);
+    let limits = Limits { memory_bytes: Some(1 << 30), cpu_millis: Some(1500), pids: Some(64) };
+    let (cgroup, _) = Cgroup::create(&delegation, "slot-1", &limits).expect("a cgroup");
+    let slot = home.path().join("own/slot-1");
+    assert_eq!(cgroup.shared_memory_bytes(), None);
+    fs::write(slot.join("memory.stat"), "anon 1\nfile 9000\nshmem 8192\nshmem_thp 3\n").expect("a file");
+    assert_eq!(cgroup.shared_memory_bytes(), Some(8192));
+    assert!(cgroup.limit_memory(1 << 31));
+    for (file, value) in [("memory.max", "2147483648"), ("cpu.max", "150000 100000"), ("pids.max", "64")] {
+        assert_eq!(fs::read_to_string(slot.join(file)).expect(file), value, "{file}");
+    }
+    fs::remove_dir_all(&slot).expect("removal");
+    let none = Cgroup::create(&Delegation::default(), "slot", &Limits::default()).expect("an answer").0;
+    assert!(!none.limit_memory(1 << 30) && none.shared_memory_bytes().is_none());
+}
+
+#[test]
 fn without_a_cgroup_there_is_no_peak_to_reset() {
     let none = Cgroup::create(&Delegation::default(), "slot", &Limits::default()).expect("an answer").0;
     assert!(!none.reset_peak() && !none.figures().peak_since_reset);
