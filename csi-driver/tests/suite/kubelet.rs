@@ -20,7 +20,6 @@ use tonic::transport::{Channel, Endpoint};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The driver's program: another one than Cargo's where that is out of a user's reach (`tests/unprivileged`).
-#[expect(clippy::disallowed_methods, reason = "tests are told by the environment where programs are")]
 pub(crate) fn program() -> PathBuf {
     std::env::var_os("LATEBIND_TEST_CSI_DRIVER")
         .map_or_else(|| env!("CARGO_BIN_EXE_csi-driver").into(), PathBuf::from)
