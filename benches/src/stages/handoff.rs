@@ -91,6 +91,7 @@ pub fn measure(
 ) -> anyhow::Result<()> {
     let mut arena = Arena::open(ground, packages, section)?;
     let mut number = 0;
+    let pages = HugePages::found();
     for (bytes, size, every) in SIZES {
         let mut out = BTreeSet::new();
         // The first round makes connections and warms memory, and is not counted.
@@ -99,6 +100,11 @@ pub fn measure(
                 let (method, pair) = METHODS[(turn + round as usize) % METHODS.len()];
                 let too_large = method.starts_with("redis") && bytes > REDIS_MOST;
                 if too_large || out.contains(method) || !arena.pairs.contains_key(pair) {
+                    continue;
+                }
+                if !pages.give(method.ends_with("huge")) {
+                    section.skip(method, &format!("{size}: can't write {}", HugePages::SETTING));
+                    out.insert(method);
                     continue;
                 }
                 number += 1;
@@ -121,6 +127,41 @@ pub fn measure(
         }
     }
     arena.close()
+}
+
+/// Whether the kernel gives shared memory huge pages to those that ask: to the parts that are measured with them, and to no
+/// other. As it was found when this is dropped.
+struct HugePages {
+    found: Option<String>,
+}
+
+impl HugePages {
+    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+    fn found() -> Self {
+        let text = fs::read_to_string(Self::SETTING).ok();
+        Self { found: text.and_then(|text| Some(text.split(['[', ']']).nth(1)?.to_owned())) }
+    }
+
+    /// Whether it could be had so.
+    fn give(&self, huge: bool) -> bool {
+        match &self.found {
+            Some(found) if (found == "advise") != huge || !matches!(found.as_str(), "advise" | "never") => {
+                fs::write(Self::SETTING, if huge { "advise" } else { "never" }).is_ok()
+            }
+            Some(found) => fs::write(Self::SETTING, found).is_ok() || (found == "advise") == huge,
+            None => !huge,
+        }
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        if let Some(found) = &self.found {
+            // Who could not change it need not change it back.
+            let _ = fs::write(Self::SETTING, found);
+        }
+    }
 }
 
 impl Arena {
