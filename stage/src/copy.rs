@@ -193,6 +193,12 @@ impl Drop for Unnamed<'_> {
     }
 }
 
+/// Whether what lies in this folder is memory and not disk.
+#[must_use]
+pub fn lies_in_memory(folder: BorrowedFd<'_>) -> bool {
+    is_memory(folder).unwrap_or(false)
+}
+
 /// Whether the file's bytes are memory (statfs(2): TMPFS_MAGIC), where a hole costs whoever reads it.
 pub(crate) fn is_memory(file: BorrowedFd<'_>) -> Result<bool, CommitReason> {
     const TMPFS_MAGIC: u64 = 0x0102_1994;

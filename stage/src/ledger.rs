@@ -210,15 +210,27 @@ impl Ledger {
         if self.objects.len() >= OBJECTS_MAX {
             return Err(ReserveError::TooMany { uri });
         }
-        let (free_bytes, budget_bytes) = (self.free_bytes(medium), self.budget_bytes(medium));
-        if max_bytes > free_bytes {
-            return Err(ReserveError::OverBudget { uri, medium, max_bytes, free_bytes, budget_bytes });
+        if max_bytes > self.free_bytes(medium) {
+            let asked = Reservation { uri, class, medium, max_bytes, readers };
+            return Err(self.over_budget(&asked));
         }
         *self.used_mut(medium) += max_bytes;
         let had_readers = !readers.is_empty();
         let object = Object { class, medium, bytes: max_bytes, committed: false, readers, had_readers };
         self.objects.insert(uri, object);
         Ok(())
+    }
+
+    /// Why there is no room for an output.
+    pub(crate) fn over_budget(&self, asked: &Reservation) -> ReserveError {
+        let Reservation { uri, medium, max_bytes, .. } = asked;
+        ReserveError::OverBudget {
+            uri: uri.clone(),
+            medium: *medium,
+            max_bytes: *max_bytes,
+            free_bytes: self.free_bytes(*medium),
+            budget_bytes: self.budget_bytes(*medium),
+        }
     }
 
     /// The output is a stage of `bytes` bytes. It is gone at once when all its readers were released before.

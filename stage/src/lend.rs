@@ -41,6 +41,23 @@ pub fn lend_file(
     })
 }
 
+/// The same of a stage that is open already: wherever it lies by now, this is the one that was asked for.
+///
+/// # Errors
+/// As [`lend_file`].
+pub fn lend_open(
+    stage: BorrowedFd<'_>,
+    name: &StageName,
+    in_dir: BorrowedFd<'_>,
+    as_name: &StageName,
+) -> Result<FileStage, LendError> {
+    lend_opened(stage, in_dir, as_name).map_err(|reason| LendError {
+        name: name.clone(),
+        as_name: as_name.clone(),
+        reason,
+    })
+}
+
 fn lend(
     stage_dir: BorrowedFd<'_>,
     name: &StageName,
@@ -51,16 +68,24 @@ fn lend(
         Err(rustix::io::Errno::NOENT) => return Err(CommitReason::NotProduced),
         other => other.map_err(CommitReason::io("open it"))?,
     };
-    let stat = fstat(&path).map_err(CommitReason::io("look at it"))?;
+    lend_opened(path.as_fd(), in_dir, as_name)
+}
+
+fn lend_opened(
+    stage: BorrowedFd<'_>,
+    in_dir: BorrowedFd<'_>,
+    as_name: &StageName,
+) -> Result<FileStage, CommitReason> {
+    let stat = fstat(stage).map_err(CommitReason::io("look at it"))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::RegularFile {
         return Err(CommitReason::NotRegular(kind.into()));
     }
     let bytes = size(&stat);
-    match link(path.as_fd(), in_dir, as_name)? {
+    match link(stage, in_dir, as_name)? {
         Linked::Yes => Ok(FileStage { bytes, how: Landing::Linked }),
         Linked::No(why) => {
-            let file = reopen(path.as_fd(), OFlags::RDONLY).map_err(CommitReason::io("open it"))?;
+            let file = reopen(stage, OFlags::RDONLY).map_err(CommitReason::io("open it"))?;
             let bytes = copy(file.as_fd(), in_dir, as_name, bytes)?;
             Ok(FileStage { bytes, how: Landing::Copied(why) })
         }

@@ -45,7 +45,7 @@ mod shared;
 mod sys;
 mod unwritten;
 
-pub use copy::WhyCopied;
+pub use copy::{WhyCopied, lies_in_memory};
 pub use error::{CommitError, CommitReason, Kind};
 pub use file::{FileStage, Landing, OutputFile, PrepareError};
 pub use folder::{
@@ -55,7 +55,7 @@ pub use lease::{FileLease, LeaseError};
 pub use ledger::{
     Budget, Class, Fate, Ledger, LedgerError, Medium, OBJECTS_MAX, Object, Reservation, ReserveError,
 };
-pub use lend::{LendError, lend_file};
+pub use lend::{LendError, lend_file, lend_open};
 pub use memory::{Lending, MemoryError, MemoryStage, MemoryWriter, NotCommitted};
 pub use name::{NameError, StageName, StageUri, UriError};
 pub use pipe::{Pipe, PipeEnd, PipeError};

@@ -29,12 +29,12 @@ use wire::stage::{
     Answer, Code, FromBroker, InputRow, Listing, OutputRow, PROTOCOL, TEXT_BYTES_MAX, ToBroker,
 };
 
-use crate::{Budget, Class, Ledger, StageName, StageUri};
+use crate::{Budget, Class, Ledger, ReserveError, StageName, StageUri};
 
 pub use grant::{Ended, Grant, GrantError, GrantInput, GrantOutput};
 pub use publish::{Found, InsertError};
 
-use pressure::{Parked, Pressure};
+use pressure::Pressure;
 use wait::Waiters;
 
 /// One payload's right to make and read stages.
@@ -48,6 +48,10 @@ pub struct PeerId(pub(crate) u64);
 /// Something that holds memory, a file or a value. Never used twice, so that a late report meets nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(u64);
+
+/// A reservation that waits for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,6 +117,10 @@ pub enum Effect {
     Spill { object: ObjectId },
     /// From now on the copy is the stage (`moved`), or it is dropped.
     Settle { object: ObjectId, moved: bool },
+    /// Say that this stage is a file from now on: what else was kept of its memory may go.
+    Moved { uri: StageUri, bytes: u64 },
+    /// Answer the reservation that waited.
+    Reserved { ticket: Ticket, result: Result<(), ReserveError> },
     /// Give everything of it back.
     Free { object: ObjectId },
     /// Give back memory that a producer may still write; report [`Broker::stuck`] if it can't be taken from it.

@@ -1,21 +1,40 @@
 //! Memory pressure: which stages go to files, and who waits for the room.
+//!
+//! Clients that create an output wait, and so does the pilot with an output that it is about to lend by path: in one queue, so
+//! that neither door is slower. Whoever waits is served or refused as soon as nothing more can be moved.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wire::stage::Code;
 
-use super::{Broker, Effect, Failure, Making, ObjectId, PeerId, SessionId};
-use crate::{Class, Medium, StageName, StageUri};
+use super::{Broker, Effect, Failure, Making, ObjectId, PeerId, SessionId, Ticket};
+use crate::{Class, Medium, Reservation, ReserveError, StageName, StageUri};
 
-/// A Create that waits until stages were spilled.
+/// Who waits until stages were spilled.
 #[derive(Clone, Debug)]
-pub(super) struct Parked {
+pub(super) enum Parked {
+    Create(ParkedCreate),
+    Reserve { ticket: Ticket, asked: Reservation },
+}
+
+/// A client's question.
+#[derive(Clone, Debug)]
+pub(super) struct ParkedCreate {
     pub(super) peer: PeerId,
     pub(super) id: u32,
     pub(super) session: SessionId,
     pub(super) name: StageName,
     pub(super) bytes: u64,
     pub(super) huge_pages: bool,
+}
+
+impl Parked {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Create(create) => create.bytes,
+            Self::Reserve { asked, .. } => asked.max_bytes,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +51,7 @@ pub(super) struct Pressure {
 
 impl Pressure {
     pub(super) fn forget(&mut self, peer: PeerId) {
-        self.parked.retain(|parked| parked.peer != peer);
+        self.parked.retain(|parked| !matches!(parked, Parked::Create(create) if create.peer == peer));
     }
 
     pub(super) fn gone(&mut self, object: ObjectId) {
@@ -86,6 +105,43 @@ impl Broker {
 
     pub(super) fn park(&mut self, parked: Parked) {
         self.pressure.parked.push_back(parked);
+    }
+
+    /// As [`Broker::reserve`], but where spilling can make the room that is lacking, it is waited for: the ticket says which
+    /// [`Effect::Reserved`] is the answer.
+    ///
+    /// # Errors
+    /// As [`crate::Ledger::reserve`], when waiting would not help.
+    pub fn reserve_or_wait(&mut self, asked: Reservation) -> Result<Option<Ticket>, ReserveError> {
+        let ticket = match self.ledger.reserve(asked.clone()) {
+            Err(ReserveError::OverBudget { medium: Medium::Memory, .. })
+                if self.could_free(asked.max_bytes) =>
+            {
+                let ticket = Ticket(self.fresh());
+                self.park(Parked::Reserve { ticket, asked });
+                Some(ticket)
+            }
+            reserved => {
+                reserved?;
+                None
+            }
+        };
+        self.relieve();
+        Ok(ticket)
+    }
+
+    /// Reservations that still wait are not wanted any more.
+    pub(super) fn unpark(&mut self, unwanted: impl Fn(&StageUri) -> bool) {
+        let parked = std::mem::take(&mut self.pressure.parked);
+        for parked in parked {
+            match parked {
+                Parked::Reserve { ticket, asked } if unwanted(&asked.uri) => {
+                    let result = Err(self.ledger.over_budget(&asked));
+                    self.effects.push(Effect::Reserved { ticket, result });
+                }
+                other => self.pressure.parked.push_back(other),
+            }
+        }
     }
 
     /// A stage came, went, or changed hands: whether it may be spilled.
@@ -143,6 +199,9 @@ impl Broker {
         }
         self.pressure.full = result.is_err();
         self.effects.push(Effect::Settle { object, moved });
+        if let Some(found) = self.lookup(&uri).filter(|_| moved) {
+            self.effects.push(Effect::Moved { uri, bytes: found.bytes });
+        }
         if self.pressure.full {
             self.refuse_parked();
         }
@@ -159,17 +218,26 @@ impl Broker {
     /// In order: a small one must not overtake a large one for ever.
     fn serve_parked(&mut self) {
         while let Some(first) = self.pressure.parked.front() {
-            if first.bytes > self.ledger.free_bytes(Medium::Memory) {
+            if first.bytes() > self.ledger.free_bytes(Medium::Memory) {
                 return;
             }
-            let Some(Parked { peer, id, session, name, bytes, huge_pages }) =
-                self.pressure.parked.pop_front()
-            else {
-                return;
-            };
-            self.set(session, &name, Making::Nothing);
-            self.begin_create(peer, id, session, &name, bytes, huge_pages);
+            match self.pressure.parked.pop_front() {
+                Some(Parked::Create(ParkedCreate { peer, id, session, name, bytes, huge_pages })) => {
+                    self.set(session, &name, Making::Nothing);
+                    self.begin_create(peer, id, session, &name, bytes, huge_pages);
+                }
+                Some(Parked::Reserve { ticket, asked }) => {
+                    let result = self.ledger.reserve(asked);
+                    self.effects.push(Effect::Reserved { ticket, result });
+                }
+                None => return,
+            }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pressure_is_worked_on(&self) -> bool {
+        self.pressure.spilling.is_some()
     }
 
     fn refuse_parked(&mut self) {
@@ -177,6 +245,15 @@ impl Broker {
             return;
         }
         while let Some(parked) = self.pressure.parked.pop_front() {
+            let parked = match parked {
+                Parked::Create(parked) => parked,
+                Parked::Reserve { ticket, asked } => {
+                    // A smaller one than the first may fit.
+                    let result = self.ledger.reserve(asked);
+                    self.effects.push(Effect::Reserved { ticket, result });
+                    continue;
+                }
+            };
             self.set(parked.session, &parked.name, Making::Nothing);
             if let Some(peer) = self.peers.get_mut(&parked.peer) {
                 peer.made.remove(&parked.name);

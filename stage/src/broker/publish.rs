@@ -113,6 +113,7 @@ impl Broker {
 
     /// Drops a stage, or a reservation of the pilot's; whether there was one.
     pub fn remove(&mut self, uri: &StageUri) -> bool {
+        self.unpark(|parked| parked == uri);
         let was = self.ledger.discard(uri).is_ok();
         self.take_away(uri);
         was
@@ -120,6 +121,7 @@ impl Broker {
 
     /// Drops all of a workflow.
     pub fn end_workflow(&mut self, workflow: &StageName) -> usize {
+        self.unpark(|parked| parked.workflow == *workflow);
         let gone = self.ledger.end_workflow(workflow);
         self.released.retain(|uri| uri.workflow != *workflow);
         for (uri, _) in &gone {

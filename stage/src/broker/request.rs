@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use wire::stage::{Answer, Code, Request};
 
-use super::{Broker, Class, Effect, Failure, Making, ObjectId, Parked, PeerId, Sealed, SessionId};
+use super::pressure::{Parked, ParkedCreate};
+use super::{Broker, Class, Effect, Failure, Making, ObjectId, PeerId, Sealed, SessionId};
 use crate::{Medium, Reservation, ReserveError, StageName, StageUri};
 
 /// Room for an output, or why there is none.
@@ -144,7 +145,8 @@ impl Broker {
             }
             Room::Later => {
                 self.set(session, name, Making::Parked { by: peer });
-                self.park(Parked { peer, id, session, name: name.clone(), bytes, huge_pages });
+                let name = name.clone();
+                self.park(Parked::Create(ParkedCreate { peer, id, session, name, bytes, huge_pages }));
             }
             Room::No(failure) => return self.refuse(peer, id, failure.code, failure.text),
         }

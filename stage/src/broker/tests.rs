@@ -1,6 +1,6 @@
 //! The broker against random payloads, random effects, and what must hold whatever they do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use wire::stage::{Answer, Code, FromBroker, PROTOCOL, Request, ToBroker};
@@ -45,6 +45,9 @@ struct World {
     /// Objects that a server would have.
     alive: BTreeSet<ObjectId>,
     work: Vec<Effect>,
+    /// Reservations of the pilot's that wait, and those that it has.
+    waiting: BTreeMap<Ticket, StageUri>,
+    reserved: BTreeSet<StageUri>,
     last: u32,
     now: u64,
 }
@@ -55,7 +58,8 @@ impl World {
         let sessions = Self::sessions(&mut broker).map(|session| session.expect("session"));
         let (peers, work) = (Vec::new(), Vec::new());
         let (open, alive) = (BTreeSet::new(), BTreeSet::new());
-        Self { broker, sessions, peers, open, alive, work, last: 0, now: 0 }
+        let (waiting, reserved) = (BTreeMap::new(), BTreeSet::new());
+        Self { broker, sessions, peers, open, alive, work, waiting, reserved, last: 0, now: 0 }
     }
 
     fn sessions(broker: &mut Broker) -> [Result<SessionId, GrantError>; 2] {
@@ -112,6 +116,16 @@ impl World {
                     self.work.push(effect);
                 }
                 Effect::Settle { object, .. } => assert!(self.alive.contains(&object)),
+                Effect::Moved { uri, bytes } => {
+                    let found = self.broker.lookup(&uri).expect("it is there");
+                    assert_eq!((found.class, found.bytes), (Class::File, bytes));
+                }
+                Effect::Reserved { ticket, result } => {
+                    let uri = self.waiting.remove(&ticket).expect("it is answered once");
+                    if result.is_ok() {
+                        self.reserved.insert(uri);
+                    }
+                }
                 Effect::Free { object } | Effect::Revoke { object, .. } => {
                     assert!(self.alive.remove(&object), "{object:?} is given back once");
                 }
@@ -145,6 +159,27 @@ impl World {
         self.apply();
     }
 
+    /// The pilot makes room for an output that it lends by path.
+    fn reserve(&mut self, output: &str, max_bytes: u64) {
+        let uri = StageUri { workflow: name("w"), payload: name("path"), output: name(output) };
+        let (class, medium) = (Class::Mem, Medium::Memory);
+        let readers = BTreeSet::from([name("c")]);
+        let asked = Reservation { uri: uri.clone(), class, medium, max_bytes, readers };
+        match self.broker.reserve_or_wait(asked) {
+            Ok(Some(ticket)) => drop(self.waiting.insert(ticket, uri)),
+            Ok(None) => drop(self.reserved.insert(uri)),
+            Err(_) => {}
+        }
+        self.apply();
+    }
+
+    fn unreserve(&mut self, output: &str) {
+        let uri = StageUri { workflow: name("w"), payload: name("path"), output: name(output) };
+        assert_eq!(self.broker.remove(&uri), self.reserved.remove(&uri));
+        self.apply();
+        assert!(!self.waiting.values().any(|waits| *waits == uri), "it waits no more");
+    }
+
     fn end(&mut self, which: usize, keep: bool) {
         let _ = self.broker.end_session(self.sessions[which], keep);
         self.apply();
@@ -158,7 +193,10 @@ impl World {
     fn check(&self) {
         let broker = &self.broker;
         let reserved = broker.ledger().objects().count();
-        assert_eq!(reserved, broker.stages.len() + broker.making.len(), "the ledger has what there is");
+        let known = broker.stages.len() + broker.making.len() + self.reserved.len();
+        assert_eq!(reserved, known, "the ledger has what there is");
+        let spills = broker.pressure_is_worked_on();
+        assert!(self.waiting.is_empty() || spills, "nobody waits for nothing");
         for output in broker.sessions.values().flat_map(|session| session.outputs.values()) {
             let owner = output.making.owner();
             assert!(
@@ -185,10 +223,12 @@ impl World {
         self.end(0, true);
         self.end(1, true);
         let _ = self.broker.end_workflow(&name("w"));
+        self.reserved.clear();
         self.apply();
         while !self.work.is_empty() {
             self.done(0, true);
         }
+        assert!(self.waiting.is_empty() && self.reserved.is_empty(), "unanswered: {:?}", self.waiting);
         assert_eq!((self.used(Medium::Memory), self.used(Medium::Disk)), (0, 0));
         assert!(self.alive.is_empty() && self.broker.making.is_empty() && self.broker.lingering.is_empty());
         assert_eq!((self.broker.peers(), self.broker.deadline_ms()), (0, None));
@@ -205,10 +245,13 @@ enum Step {
     Release(&'static str),
     Remove(&'static str),
     Restart(usize, bool),
+    Reserve(&'static str, u64),
+    Unreserve(&'static str),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let output = prop::sample::select(vec!["a", "b", "v", "none"]);
+    let path = prop::sample::select(vec!["x", "y"]);
     let request = (0_usize..6, output.clone(), 0_u64..70).prop_map(|(kind, output, n)| {
         let output = output.to_owned();
         match kind {
@@ -229,6 +272,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => output.clone().prop_map(Step::Release),
         1 => output.prop_map(Step::Remove),
         1 => (0_usize..2, any::<bool>()).prop_map(|(which, keep)| Step::Restart(which, keep)),
+        2 => (path.clone(), 0_u64..120).prop_map(|(output, bytes)| Step::Reserve(output, bytes)),
+        1 => path.prop_map(Step::Unreserve),
     ]
 }
 
@@ -271,6 +316,8 @@ proptest! {
                         world.apply();
                     }
                 }
+                Step::Reserve(output, bytes) => world.reserve(output, bytes),
+                Step::Unreserve(output) => world.unreserve(output),
                 Step::Restart(which, keep) => {
                     world.end(which, keep);
                     let fresh = World::sessions(&mut world.broker);
@@ -321,6 +368,33 @@ fn a_create_waits_until_a_stage_was_moved() {
     world.done(0, true);
     assert!(matches!(world.work.as_slice(), [Effect::Allocate { bytes: 60, .. }]));
     assert_eq!((world.used(Medium::Memory), world.used(Medium::Disk)), (60, 60));
+    world.close();
+}
+
+#[test]
+fn a_reservation_waits_until_a_stage_was_moved_and_is_refused_when_none_can_be() {
+    for well in [true, false] {
+        let (mut world, peer) = crowded();
+        world.gone(peer);
+        world.reserve("x", 70);
+        assert_eq!((world.waiting.len(), world.reserved.len()), (1, 0));
+        world.done(0, well);
+        assert_eq!((world.waiting.len(), world.reserved.len()), (0, usize::from(well)));
+        world.check();
+        // More than there is in all is refused at once.
+        world.reserve("y", 101);
+        assert!(world.waiting.is_empty() && world.reserved.len() == usize::from(well));
+        world.close();
+    }
+}
+
+#[test]
+fn a_reservation_that_waits_is_taken_back_with_its_output() {
+    let (mut world, _) = crowded();
+    world.reserve("x", 70);
+    world.unreserve("x");
+    world.done(0, true);
+    assert!(world.reserved.is_empty());
     world.close();
 }
 

@@ -118,6 +118,16 @@ impl Engine {
             },
             Effect::Spill { object } => self.spill(object),
             Effect::Settle { object, moved } => self.settle(object, moved),
+            Effect::Moved { uri, bytes } => {
+                if let Some(watch) = &self.moved {
+                    watch.tell(&uri, bytes);
+                }
+            }
+            Effect::Reserved { ticket, result } => {
+                if let Some(asker) = self.askers.remove(&ticket) {
+                    asker.tell(result);
+                }
+            }
             Effect::Free { object } => {
                 if let Some(object) = self.objects.remove(object) {
                     if object.is_light() { object.free() } else { self.begin(Work::Free(object)) }

@@ -15,9 +15,10 @@ use wire::stage::{Answer, Code, FromBroker, ToBroker};
 
 use super::line::{Line, Sent};
 use super::objects::Objects;
+use super::tiers::{Asker, Watch};
 use super::work::{Lane, Worker};
 use super::{Inbox, Message, SessionError, Settings};
-use crate::broker::{Broker, Ended, Failure, Grant, PeerId, SessionId};
+use crate::broker::{Broker, Ended, Failure, Grant, PeerId, SessionId, Ticket};
 use crate::memory::now_us;
 
 /// Whose readiness epoll reports. Ids of sessions and peers are never the same number.
@@ -42,6 +43,9 @@ pub(super) struct Engine {
     seals: Worker,
     disk: Worker,
     pub(super) spill_dir: Option<Arc<OwnedFd>>,
+    pub(super) moved: Option<Watch>,
+    /// Who waits for room that the pilot asked for.
+    pub(super) askers: BTreeMap<Ticket, Asker>,
     pub(super) files_by_path: bool,
     patience_ms: u64,
     fds_max: usize,
@@ -62,7 +66,7 @@ const LOOK_MS: u64 = 20;
 
 impl Engine {
     pub(super) fn new(settings: Settings, inbox: Receiver<Message>, way_in: &Inbox) -> io::Result<Self> {
-        let Settings { limits, spill_dir, files_by_path, patience_ms } = settings;
+        let Settings { limits, spill_dir, moved, files_by_path, patience_ms } = settings;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = Arc::clone(&way_in.wake);
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
@@ -80,6 +84,8 @@ impl Engine {
             seals: Worker::start("stage-seals", way_in)?,
             disk: Worker::start("stage-disk", way_in)?,
             spill_dir: spill_dir.map(Arc::new),
+            moved,
+            askers: BTreeMap::new(),
             files_by_path,
             patience_ms,
             fds_max: limits.open_max,

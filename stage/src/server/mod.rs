@@ -4,6 +4,7 @@
 //!  pilot --ask--> inbox (eventfd) --> +--------+ --effects--> memory, files, values
 //!  payload --frames--> epoll -------> | Broker |
 //!  workers: allocate, seal, spill --> +--------+ --answers--> payload
+//!                                         |------moved--> pilot
 //! ```
 //! Whatever takes long is done by a worker (taking and freeing pages, spilling, and sealing where it is more than a gigabyte or
 //! where pages are pinned), so that a payload with many bytes delays nobody but others with many.
@@ -19,6 +20,7 @@ mod apply;
 mod engine;
 mod line;
 mod objects;
+mod tiers;
 mod work;
 
 use std::collections::BTreeSet;
@@ -38,6 +40,8 @@ use engine::Engine;
 use objects::Object;
 use work::{Lane, Report};
 
+pub use tiers::Watch;
+
 /// How a broker is set up.
 #[derive(Debug)]
 pub struct Settings {
@@ -45,6 +49,8 @@ pub struct Settings {
     pub limits: Limits,
     /// An empty folder for stages that are moved out of memory; without one, none are.
     pub spill_dir: Option<OwnedFd>,
+    /// Told of each stage that was moved there.
+    pub moved: Option<Watch>,
     /// Payloads have the uid that owns the files: they get none by descriptor (see [`wire::stage::Answer::ByPath`]).
     pub files_by_path: bool,
     /// How long a peer may leave an answer unread, or be silent before its Hello, in milliseconds.
@@ -55,7 +61,7 @@ impl Settings {
     /// Patience of ten seconds, no spilling.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, spill_dir: None, files_by_path: false, patience_ms: 10_000 }
+        Self { limits, spill_dir: None, moved: None, files_by_path: false, patience_ms: 10_000 }
     }
 }
 
@@ -278,12 +284,19 @@ impl BrokerServer {
     }
 }
 
-impl Drop for BrokerServer {
-    fn drop(&mut self) {
+impl BrokerServer {
+    /// Ends its thread, its connections and its stages, and waits for that. It answers nothing any more then.
+    pub fn stop(&self) {
         let _ = self.inbox.send(Message::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for BrokerServer {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 
 use super::Content;
 use crate::broker::ObjectId;
@@ -122,6 +122,20 @@ impl Objects {
             Some(Object::Value(value)) => Ok(Content::Value(value.clone())),
             Some(Object::Lent(_) | Object::Away) | None => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    /// Moves a spilled file to where the pilot wants it, whose it is from then on.
+    pub(super) fn give_place(
+        &mut self,
+        id: ObjectId,
+        to: Arc<OwnedFd>,
+        as_path: PathBuf,
+    ) -> io::Result<bool> {
+        let Some(object) = self.all.get_mut(&id) else { return Ok(false) };
+        let Object::File { dir, path, ours: true } = object else { return Ok(false) };
+        renameat(&**dir, &*path, &*to, &as_path)?;
+        *object = Object::File { dir: to, path: as_path, ours: false };
+        Ok(true)
     }
 
     pub(super) fn drop_copies(&mut self, dir: &Arc<OwnedFd>) {

@@ -1,21 +1,25 @@
 //! Memory pressure: stages move to files, and nobody notices.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 
-use stage::server::Settings;
-use stage::{Budget, Class, Medium};
+use stage::server::{Content, Settings, Watch};
+use stage::{Budget, Class, Medium, Reservation, ReserveError, StageUri, lend_open};
 use wire::stage::Code;
 
-use crate::common::open_dir;
-use crate::room::{Room, budget, grant, make, refused, uri};
+use crate::common::{name, open_dir};
+use crate::room::{Room, SOON, budget, grant, make, refused, uri};
 
 const MIB: u64 = 1 << 20;
 
 struct Spilling {
     room: Room,
     folder: tempfile::TempDir,
+    moved: Receiver<(StageUri, u64)>,
 }
 
 impl Spilling {
@@ -25,7 +29,9 @@ impl Spilling {
         limits.budget = Budget { memory_bytes, disk_bytes };
         let mut settings = Settings::new(limits);
         settings.spill_dir = Some(OwnedFd::from(open_dir(folder.path())));
-        Self { room: Room::new(settings), folder }
+        let (tell, moved) = std::sync::mpsc::sync_channel(64);
+        settings.moved = Some(Watch::new(move |uri, bytes| drop(tell.send((uri.clone(), bytes)))));
+        Self { room: Room::new(settings), folder, moved }
     }
 
     fn files(&self) -> usize {
@@ -110,7 +116,7 @@ fn what_was_spilled_goes_with_the_broker() {
     let spilling = Spilling::new(4 * MIB, 1 << 40);
     spilling.made("a", 4 * MIB, 1);
     spilling.room.until("it is moved", |_| spilling.files() == 1 && spilling.disk() > 0);
-    let Spilling { room, folder } = spilling;
+    let Spilling { room, folder, .. } = spilling;
     drop(room);
     assert_eq!(std::fs::read_dir(folder.path()).expect("list").count(), 0);
 }
@@ -132,4 +138,83 @@ fn readers_that_were_released_before_the_commit_leave_nothing() {
     assert!(stages.is_empty());
     spilling.room.server.end_session(session.id, true).expect("end");
     assert_eq!(spilling.room.used(), 0);
+}
+
+/// Room for an output of the payload `path`, as a pilot asks for it that lends it by path.
+fn reserve(spilling: &Spilling, output: &str, max_bytes: u64) -> Receiver<Result<(), ReserveError>> {
+    let (tell, told) = sync_channel(1);
+    let asked = Reservation {
+        uri: uri("path", output),
+        class: Class::Mem,
+        medium: Medium::Memory,
+        max_bytes,
+        readers: BTreeSet::from([crate::room::reader()]),
+    };
+    spilling.room.server.reserve(asked, move |result| drop(tell.send(result))).expect("ask");
+    told
+}
+
+#[test]
+fn a_pilot_gives_what_was_moved_its_place_and_readers_find_it_before_and_after() {
+    let spilling = Spilling::new(4 * MIB, 1 << 40);
+    spilling.made("a", 4 * MIB, 1);
+    assert_eq!(spilling.moved.recv_timeout(SOON).expect("told"), (uri("a", "x"), 4 * MIB));
+    let server = &spilling.room.server;
+    let open = || match server.reader(&uri("a", "x"), None).expect("ask").expect("there").expect("open") {
+        Content::File(fd) => fd,
+        other => panic!("{other:?}"),
+    };
+    let before = open();
+    let own = tempfile::tempdir_in(spilling.folder.path()).expect("folder");
+    let dir = Arc::new(OwnedFd::from(open_dir(own.path())));
+    assert!(server.give_place(&uri("a", "x"), &dir, "none/x".into()).expect("ask").is_err());
+    assert!(server.give_place(&uri("a", "x"), &dir, "x".into()).expect("ask").expect("moved"));
+    assert!(!server.give_place(&uri("a", "x"), &dir, "y".into()).expect("ask").expect("it has one"));
+    assert!(!server.give_place(&uri("b", "x"), &dir, "y".into()).expect("ask").expect("there is none"));
+    // Whatever its name is by now, it is lent by descriptor, and nobody can write it.
+    let slot = tempfile::tempdir_in(spilling.folder.path()).expect("folder");
+    let into = OwnedFd::from(open_dir(slot.path()));
+    lend_open(before.as_fd(), &name("x"), into.as_fd(), &name("input")).expect("lend");
+    let mut bytes = Vec::new();
+    std::fs::File::from(open()).read_to_end(&mut bytes).expect("read");
+    assert!(bytes.len() as u64 == 4 * MIB && bytes.iter().all(|byte| *byte == 1));
+    let meta = std::fs::metadata(slot.path().join("input")).expect("lent");
+    assert_eq!((meta.len(), meta.mode() & 0o777, meta.nlink()), (4 * MIB, 0o444, 2));
+    // It is the pilot's to remove.
+    assert!(server.ask(|broker| broker.remove(&uri("a", "x"))).expect("ask"));
+    assert!(own.path().join("x").exists());
+}
+
+#[test]
+fn a_reservation_waits_for_the_room_that_spilling_makes() {
+    let spilling = Spilling::new(8 * MIB, 1 << 40);
+    spilling.made("a", 3 * MIB, 1);
+    spilling.made("b", 3 * MIB, 2);
+    reserve(&spilling, "x", 7 * MIB).recv_timeout(SOON).expect("told").expect("room");
+    assert_eq!((spilling.disk(), spilling.room.used()), (6 * MIB, 7 * MIB));
+    // What is reserved can't be moved.
+    let refused = reserve(&spilling, "y", 2 * MIB).recv_timeout(SOON).expect("told");
+    assert!(matches!(refused, Err(ReserveError::OverBudget { free_bytes: MIB, .. })), "{refused:?}");
+    assert!(spilling.room.server.ask(|broker| broker.remove(&uri("path", "x"))).expect("ask"));
+    reserve(&spilling, "y", 8 * MIB).recv_timeout(SOON).expect("told").expect("room");
+}
+
+#[test]
+fn a_reservation_is_refused_when_the_disk_has_no_room_either() {
+    let spilling = Spilling::new(8 * MIB, 2 * MIB);
+    spilling.made("a", 6 * MIB, 1);
+    assert!(reserve(&spilling, "x", 3 * MIB).recv_timeout(SOON).expect("told").is_err());
+    reserve(&spilling, "x", 2 * MIB).recv_timeout(SOON).expect("told").expect("room");
+}
+
+#[test]
+fn whoever_waits_when_the_broker_stops_is_let_go() {
+    let spilling = Spilling::new(200 * MIB, 1 << 40);
+    spilling.made("a", 150 * MIB, 1);
+    let told = reserve(&spilling, "x", 200 * MIB);
+    spilling.room.server.stop();
+    // Answered in time, or never: not waited for.
+    drop(told.recv_timeout(SOON));
+    assert!(spilling.room.server.ask(|_| ()).is_err());
+    assert_eq!(spilling.files(), 0, "half of it, too, is gone");
 }
