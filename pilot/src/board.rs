@@ -89,6 +89,10 @@ pub struct StagesHeld {
     pub bytes: u64,
     /// Outputs that payloads had begun and that were dropped, since the pilot began.
     pub dropped: u64,
+    /// Stages that left memory for a file, since the pilot began.
+    pub spilled: u64,
+    /// Their bytes.
+    pub spilled_bytes: u64,
 }
 
 /// Durations, counted in ranges.

@@ -176,6 +176,6 @@ fn a_slot_that_does_not_exist_and_time_that_runs_back_change_nothing_else() {
     let mut board = Board::new(Identity { slots: 1, ..Identity::default() });
     board.take(Duration::from_secs(5), &moved(P::Running, P::Draining, E::Exited, None));
     assert_eq!(board.durations().run.count(), 0);
-    board.set_stages(StagesHeld { stages: 1, bytes: 7, dropped: 0 });
+    board.set_stages(StagesHeld { stages: 1, bytes: 7, ..StagesHeld::default() });
     assert_eq!(board.stages().bytes, 7);
 }

@@ -185,6 +185,12 @@ pub struct StageFigures {
     pub read_bytes: u64,
     /// Bytes that had to be written a second time for any of it; everything else was passed on as it was.
     pub copied_bytes: u64,
+    /// Stages that left memory for a file, because memory was short.
+    #[serde(default)]
+    pub spilled: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub spilled_bytes: u64,
 }
 
 /// Where payloads run. Calls about one slot come one after the other; a call whose future is dropped has no further

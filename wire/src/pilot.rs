@@ -24,7 +24,7 @@ use crate::slot::{FdRole, WaitStatus, check_process};
 use crate::version::Version;
 
 /// What this build speaks on a pilot's own socket.
-pub const PROTOCOL: Version = Version { major: 1, minor: 1 };
+pub const PROTOCOL: Version = Version { major: 2, minor: 0 };
 
 /// Most rows that answer one [`ToPilot::Status`], `End` not counted. A reader gives up beyond it.
 pub const ROWS_MAX: usize = 4096;
@@ -252,6 +252,33 @@ pub struct StageRow {
     pub stage: String,
     /// Its size.
     pub bytes: u64,
+    /// Where it lies.
+    pub place: StagePlace,
+}
+
+/// Where a stage lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StagePlace {
+    /// In memory.
+    #[default]
+    Memory,
+    /// On the volume, in a file or folder.
+    Volume,
+    /// In an object store, from where it comes back when it is read.
+    Object,
+}
+
+impl StagePlace {
+    /// Its word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Volume => "volume",
+            Self::Object => "object",
+        }
+    }
 }
 
 /// One line of text for people.

@@ -49,7 +49,7 @@ fn messages_survive_a_round_trip() {
         FromPilot::Pilot(PilotRow { name: "pilot".into(), ended, ..PilotRow::default() }),
         FromPilot::Slot(slot()),
         FromPilot::Image(ImageRow { image: "dir:/i".into(), brought_bytes: 1, launches: 2 }),
-        FromPilot::Stage(StageRow { stage: "stage://w/p/o".into(), bytes: 9 }),
+        FromPilot::Stage(StageRow { stage: "stage://w/p/o".into(), bytes: 9, place: StagePlace::Object }),
         FromPilot::End,
         FromPilot::Started,
         FromPilot::Ended(ExecEnd::Ran(WaitStatus::Exited(3))),
@@ -98,7 +98,7 @@ fn rows_hold_short_text_only() {
         FromPilot::Refused { why: long.clone() },
         FromPilot::Refused { why: "a\0b".into() },
         FromPilot::Image(ImageRow { image: long.clone(), ..ImageRow::default() }),
-        FromPilot::Stage(StageRow { stage: long.clone(), bytes: 0 }),
+        FromPilot::Stage(StageRow { stage: long.clone(), ..StageRow::default() }),
         FromPilot::Pilot(PilotRow { name: long, ..PilotRow::default() }),
     ] {
         let bytes = postcard::to_allocvec(&message).expect("raw encode");

@@ -50,7 +50,7 @@ impl Control for Fake {
     }
 
     fn stages(&self) -> Vec<StageRow> {
-        vec![StageRow { stage: "stage://zpeak.7/simulate/hits".into(), bytes: 12 }]
+        vec![StageRow { stage: "stage://zpeak.7/simulate/hits".into(), bytes: 12, ..StageRow::default() }]
     }
 }
 

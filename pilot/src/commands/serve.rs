@@ -21,7 +21,7 @@ use crate::commands::run::local_exit;
 use crate::config::{Config, Settings, Surroundings, spool_folder};
 use crate::driver::{Adoption, Driver, Progress};
 use crate::fault::chain;
-use crate::ports::{Cluster, Offer};
+use crate::ports::{Cluster, Offer, StageFigures};
 use crate::queue::spool::{SpoolQueue, SpoolQueueConfig};
 use crate::runtime::adoption::{Found, Standing};
 use crate::runtime::local::{LocalRuntime, Name, start_ticks};
@@ -187,7 +187,9 @@ fn held<R: Standing>(runtime: &std::sync::Weak<R>) -> StagesHeld {
     let Some(runtime) = runtime.upgrade() else { return StagesHeld::default() };
     let rows = runtime.stages();
     let bytes = rows.iter().map(|row| row.bytes).sum();
-    StagesHeld { stages: rows.len() as u64, bytes, dropped: runtime.dropped_outputs() }
+    let StageFigures { spilled, spilled_bytes, .. } = runtime.stage_figures();
+    let (stages, dropped) = (rows.len() as u64, runtime.dropped_outputs());
+    StagesHeld { stages, bytes, dropped, spilled, spilled_bytes }
 }
 
 /// Brings together what was found in slots and what the spool says of it.

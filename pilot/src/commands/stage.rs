@@ -146,12 +146,12 @@ fn list(pilots: &[Pilot], json: bool) {
     let widest = rows.clone().map(|(_, row)| row.stage.chars().count()).max().unwrap_or(0);
     for (pilot, row) in rows {
         say(&if json {
-            let line =
-                serde_json::json!({"kind": "stage", "stage": row.stage, "bytes": row.bytes, "pilot": pilot});
+            let place = row.place.as_str();
+            let line = serde_json::json!({"kind": "stage", "stage": row.stage, "bytes": row.bytes, "place": place, "pilot": pilot});
             format!("{line}\n")
         } else {
             let (stage, pilot) = (printable(&row.stage), printable(pilot));
-            format!("{stage:widest$}  {:>10}  {pilot}\n", bytes(row.bytes))
+            format!("{stage:widest$}  {:>10}  {:6}  {pilot}\n", bytes(row.bytes), row.place.as_str())
         });
     }
 }

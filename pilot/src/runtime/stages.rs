@@ -1,6 +1,8 @@
 //! The stages of this pilot: reserved before a payload is launched, committed when it has ended well, lent to those that
 //! read them, gone with the last reader. An output that nobody reads is saved, if asked for, and gone.
 //!
+//! When memory is short, what no payload has mapped goes to a file (`moving.rs`), and is a stage in a file from then on.
+//!
 //! They are on the broker, which keeps the ledger and whatever lies in memory; here it is known where files lie. So what a
 //! payload made by path is there for a client library, and the other way round.
 //!
@@ -14,6 +16,7 @@ mod dropping;
 mod figures;
 mod folders;
 mod landing;
+mod moving;
 mod opening;
 mod recovery;
 mod retained;
@@ -28,12 +31,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use pilot_core::{Fault, FaultClass};
 use stage::broker::{Broker, Limits};
 use stage::server::{BrokerServer, Content, Made, Settings, Stopped};
-use stage::{Budget, Fate, StageName, StageUri};
-use wire::pilot::StageRow;
+use stage::{Budget, Class, Fate, StageName, StageUri};
+use wire::pilot::{StagePlace, StageRow};
 
 use self::figures::Counting;
 use self::folders::drop_file;
 pub(super) use self::folders::{open_folder, prune};
+use self::moving::{Mover, below_root, remove_spill_folder, spill_folder};
 pub(super) use self::opening::{OpenInput, OpenOutput};
 pub(super) use self::retained::{MemoryNote, is_in_memory, is_unmade};
 use self::retained::{Retained, in_sealed_memory};
@@ -61,13 +65,15 @@ pub(super) struct Stages {
     /// Outputs that were begun and dropped.
     dropped: AtomicU64,
     together: Arc<Together>,
-    counting: Counting,
+    counting: Arc<Counting>,
+    /// Takes over what leaves memory.
+    mover: Mover,
     /// What comes from and goes to places that outlive the pilot.
     pub(super) objects: Objects,
 }
 
 impl Stages {
-    /// Starts the broker; files will lie below `root`. FIFOs are made in `pipes`, which must be on the file system
+    /// Starts the broker; files will lie below `root`, also those of stages that leave memory when it is short. FIFOs are made in `pipes`, which must be on the file system
     /// of the slots' folders. `same_uid` says that payloads have the pilot's own.
     pub(super) fn new(
         memory_bytes: u64,
@@ -76,12 +82,19 @@ impl Stages {
         pipes: PathBuf,
         objects: Objects,
         same_uid: bool,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<Arc<Self>> {
         // The disk's own limit is the file system's; ours would only guess at what others will write to it.
         let budget = Budget { memory_bytes, disk_bytes: u64::MAX };
-        let settings = Settings { files_by_path: same_uid, ..Settings::new(Limits::new(budget)) };
+        let (mover, heard) = Mover::new();
+        let counting = Arc::new(Counting::default());
+        let settings = Settings {
+            spill_dir: spill_folder(&root)?,
+            moved: Some(mover.watch(&counting)),
+            files_by_path: same_uid,
+            ..Settings::new(Limits::new(budget))
+        };
         let broker = BrokerServer::start(settings)?;
-        Ok(Self {
+        let stages = Arc::new(Self {
             broker,
             files: Mutex::default(),
             root,
@@ -90,9 +103,12 @@ impl Stages {
             retained: Retained::default(),
             dropped: AtomicU64::new(0),
             together: Together::new(pipes),
-            counting: Counting::default(),
+            counting,
+            mover,
             objects,
-        })
+        });
+        stages.mover.start(&stages, heard)?;
+        Ok(stages)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<StageUri, PathBuf>> {
@@ -123,15 +139,15 @@ impl Stages {
 
     /// A committed file, as the broker opens it.
     fn made(&self, uri: &StageUri, bytes: u64) -> Result<Made, Fault> {
-        let dir = match self.root_fd.get() {
-            Some(dir) => Arc::clone(dir),
-            None => {
-                let opened = Arc::new(open_folder(&self.root)?);
-                Arc::clone(self.root_fd.get_or_init(|| opened))
-            }
-        };
-        let path = [&uri.workflow, &uri.payload, &uri.output].map(StageName::as_str).iter().collect();
-        Ok(Made::File { dir, path, bytes })
+        Ok(Made::File { dir: self.root_dir()?, path: below_root(uri), bytes })
+    }
+
+    fn root_dir(&self) -> Result<Arc<OwnedFd>, Fault> {
+        if let Some(dir) = self.root_fd.get() {
+            return Ok(Arc::clone(dir));
+        }
+        let opened = Arc::new(open_folder(&self.root)?);
+        Ok(Arc::clone(self.root_fd.get_or_init(|| opened)))
     }
 
     /// Whether a stage is here.
@@ -152,7 +168,10 @@ impl Stages {
 
     /// All that is held.
     pub(super) fn rows(&self) -> Vec<StageRow> {
-        let row = |(uri, _, bytes): (&StageUri, _, u64)| StageRow { stage: uri.to_string(), bytes };
+        let row = |(uri, class, bytes): (&StageUri, Class, u64)| {
+            let place = if class == Class::File { StagePlace::Volume } else { StagePlace::Memory };
+            StageRow { stage: uri.to_string(), bytes, place }
+        };
         self.broker.ask(move |broker| broker.stages().map(row).collect()).unwrap_or_default()
     }
 
@@ -234,6 +253,14 @@ impl Stages {
                 drop_file(&path);
             }
         }
+    }
+}
+
+impl Drop for Stages {
+    fn drop(&mut self) {
+        // Whatever it is copying would come there a moment later.
+        self.broker.stop();
+        remove_spill_folder(&self.root);
     }
 }
 

@@ -241,13 +241,19 @@ fn more(text: &mut String, count: usize, what: &str) {
 
 /// What was handed on, and how much of it had to be copied; nothing when there was nothing to hand on.
 fn stages(text: &mut String, figures: StageFigures) {
-    let StageFigures { made, made_bytes, read, read_bytes, copied_bytes } = figures;
+    let StageFigures { made, made_bytes, read, read_bytes, copied_bytes, spilled, spilled_bytes } = figures;
     if read == 0 {
         return;
     }
     let (made_bytes, read_bytes, copied) = (bytes(made_bytes), bytes(read_bytes), bytes(copied_bytes));
-    let _ =
-        writeln!(text, "stages: {made} made, {made_bytes}; {read} handed on, {read_bytes}; {copied} copied");
+    let spilled = match spilled {
+        0 => String::new(),
+        _ => format!("; {} spilled", bytes(spilled_bytes)),
+    };
+    let _ = writeln!(
+        text,
+        "stages: {made} made, {made_bytes}; {read} handed on, {read_bytes}; {copied} copied{spilled}"
+    );
 }
 
 fn last_line(text: &mut String, summary: &Summary, look: Look) {

@@ -57,7 +57,11 @@ fn status() -> Status {
             brought_bytes: 300 << 20,
             launches: 125,
         }],
-        stages: vec![StageRow { stage: "stage://zpeak.7/simulate-0/hits".into(), bytes: 1 << 20 }],
+        stages: vec![StageRow {
+            stage: "stage://zpeak.7/simulate-0/hits".into(),
+            bytes: 1 << 20,
+            ..StageRow::default()
+        }],
     }
 }
 

@@ -120,7 +120,15 @@ pub(super) fn summary() -> Summary {
         wall_ms: 3030,
         rows: vec![failed, skipped],
         saved: vec![saved],
-        stages: StageFigures { made: 2, made_bytes: 4096, read: 3, read_bytes: 6144, copied_bytes: 0 },
+        stages: StageFigures {
+            made: 2,
+            made_bytes: 4096,
+            read: 3,
+            read_bytes: 6144,
+            spilled: 1,
+            spilled_bytes: 4096,
+            ..StageFigures::default()
+        },
     }
 }
 
@@ -147,7 +155,7 @@ a            2  exit code 1  1.50 s  750 ms  5.86 MiB  oci:images/x
 b            0  a failed          -       -         -  oci:images/x
 a: exit code 1 (after 2 tries); its output is in logs/a.log
 saved o.svg (2.00 KiB)
-stages: 2 made, 4.00 KiB; 3 handed on, 6.00 KiB; 0 B copied
+stages: 2 made, 4.00 KiB; 3 handed on, 6.00 KiB; 0 B copied; 4.00 KiB spilled
 w: 2 payloads, 0 done, 1 failed, 1 not run in 3.03 s
 ";
     assert_eq!(sink.text(), expected);

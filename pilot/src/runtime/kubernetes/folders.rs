@@ -4,6 +4,7 @@
 //! <share>/                        mounted whole in the pilot only
 //!   pilot/                        0700: records, logs, stages' notes, spool, image documents
 //!   stages/<workflow>/<payload>/  0700: committed files
+//!   stages/.spill/                0700: stages that are just leaving memory
 //!   slots/<n>/control/            0711  -> /.latebind/control     sock, ran/latest
 //!   slots/<n>/in/                 0755  -> /.latebind/in          inputs in files, read-only there
 //!   slots/<n>/links/              0777  -> /stage/in              the shim's links

@@ -92,7 +92,7 @@ impl Live {
         (self.oom_kills_before, self.peak_before) = self.last_figures;
         let image = self.shared.images.chosen(payload)?;
         if !payload.outputs.is_empty() || !payload.gang.is_empty() {
-            self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, true)?;
+            self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, true).await?;
             self.shared.stages.meet(payload).await?;
         }
         let folder = &self.folders.inputs;

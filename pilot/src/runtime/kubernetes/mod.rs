@@ -208,7 +208,7 @@ impl KubernetesRuntime {
         );
         let shared = Arc::new(Shared {
             images: Images::new(&config.store, config.registry_access)?,
-            stages: Arc::new(stages.map_err(PodError::Stages)?),
+            stages: stages.map_err(PodError::Stages)?,
             launches: config.serves.then(|| LaunchLog::new(&share.private())),
             log_limit: LogLimit(config.log_max_bytes),
             idle_image: config.idle_image,
@@ -342,6 +342,7 @@ impl Runtime for KubernetesRuntime {
             retiring.spawn(async move { slot.live.lock().await.retire().await });
         }
         while retiring.join_next().await.is_some() {}
+        self.shared.stages.rest();
         self.shared.stages.objects.settle().await;
     }
 

@@ -12,6 +12,7 @@
 //!   pilots/<id>/serves
 //!   pilots/<id>/slots/<n>/{work,out,in,upper,overlay}
 //!   pilots/<id>/stages/<workflow>/<payload>/<output>
+//!   pilots/<id>/stages/.spill/          stages that are just leaving memory
 //!   pilots/<id>/pipes/<workflow>:<payload>:<output>
 //! ```
 //! `<id>` is random, or the name of a pilot that serves a spool and may come back. A pilot is alive exactly while it holds

@@ -84,7 +84,7 @@ impl Live {
         let foreign = self.shared.foreign_uid;
         self.holds_files = !payload.inputs.is_empty() || !payload.outputs.is_empty();
         if self.holds_files {
-            self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, foreign)?;
+            self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, foreign).await?;
             self.shared.stages.meet(payload).await?;
             let host = |index, _: &_, _: &_| Ok(super::container::host_input(index));
             let folder = &self.folders.inputs;

@@ -78,9 +78,10 @@ pub struct LocalRuntime {
 /// What all slots use.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// Before the folders, in which the broker would write until it ends.
+    stages: Arc<Stages>,
     folders: PilotFolders,
     images: Images,
-    stages: Arc<Stages>,
     shim: Program,
     caller: oci_runner::Caller,
     uid_base: u32,
@@ -144,7 +145,7 @@ impl LocalRuntime {
         let shared = Shared {
             folders,
             images,
-            stages: Arc::new(stages.map_err(LocalError::Stages)?),
+            stages: stages.map_err(LocalError::Stages)?,
             shim,
             caller,
             uid_base: config.uid_base,
@@ -267,6 +268,7 @@ impl Runtime for LocalRuntime {
             }
             *held = None;
         }
+        self.shared.stages.rest();
         self.shared.stages.objects.settle().await;
     }
 

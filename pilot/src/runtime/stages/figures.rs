@@ -42,6 +42,14 @@ impl Counting {
         self.add(|figures| figures.copied_bytes += bytes);
     }
 
+    /// A stage left memory for a file, because memory was short.
+    pub(super) fn spilled(&self, bytes: u64) {
+        self.add(|figures| {
+            figures.spilled += 1;
+            figures.spilled_bytes += bytes;
+        });
+    }
+
     /// A file was linked or copied.
     pub(super) fn landed(&self, stage: FileStage) {
         if matches!(stage.how, Landing::Copied(_)) {

@@ -11,10 +11,10 @@ use std::path::Path;
 use pilot_core::{Fault, FaultClass};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
 use stage::broker::SessionId;
-use stage::server::Content;
+use stage::server::{Content, Stopped};
 use stage::{
     Class, Lending, Medium, MemoryWriter, OutputFile, Reservation, ReserveError, StageName, StageUri,
-    lend_file, lend_folder, prepare_folder,
+    lend_file, lend_folder, lend_open, prepare_folder,
 };
 
 use super::folders::open_folder;
@@ -59,8 +59,9 @@ pub(in crate::runtime) enum OpenInput {
 }
 
 impl Stages {
-    /// Makes room for a payload's outputs and makes them, empty. What an earlier try left on the ledger is dropped.
-    pub(in crate::runtime) fn open_outputs(
+    /// Makes room for a payload's outputs and makes them, empty. What an earlier try left on the ledger is dropped. Where stages
+    /// can leave memory for them, it waits for that.
+    pub(in crate::runtime) async fn open_outputs(
         &self,
         payload: &Payload,
         out: &Path,
@@ -71,7 +72,7 @@ impl Stages {
         let folder = open_folder(out)?;
         let mut open = Vec::with_capacity(payload.outputs.len());
         for output in &payload.outputs {
-            self.reserve(payload, output)?;
+            self.make_room(payload, output).await?;
             open.push(match output.class {
                 StageClass::File => OpenOutput::File(prepare(&folder, output, foreign_uid)?),
                 StageClass::Folder => {
@@ -96,25 +97,26 @@ impl Stages {
         Ok(open)
     }
 
+    async fn make_room(&self, payload: &Payload, output: &Output) -> Result<(), Fault> {
+        let Some(asked) = reservation(payload, output) else { return Ok(()) };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // One that gave up is not told; what it was given is dropped with the rest of that try.
+        self.broker.reserve(asked, move |reserved| drop(tell.send(reserved))).map_err(stopped)?;
+        self.reserved(payload, output, told.await.map_err(|_| stopped(Stopped))?)
+    }
+
     fn reserve(&self, payload: &Payload, output: &Output) -> Result<(), Fault> {
-        let (class, medium) = match output.class {
-            StageClass::File | StageClass::Folder => (Class::File, Medium::Disk),
-            // To the ledger, what is shared is memory that is never committed.
-            StageClass::Memory | StageClass::Shared => (Class::Mem, Medium::Memory),
-            // The kernel holds at most some pages of it.
-            StageClass::Pipe => return Ok(()),
-            StageClass::Value => (Class::Value, Medium::Memory),
-        };
-        let is_shared = output.class == StageClass::Shared;
-        let asked = Reservation {
-            uri: payload.stage(&output.name),
-            class,
-            medium,
-            max_bytes: output.max_bytes,
-            // They end with the gang, and nobody else reads it.
-            readers: if is_shared { BTreeSet::new() } else { reading(payload, output) },
-        };
+        let Some(asked) = reservation(payload, output) else { return Ok(()) };
         let reserved = self.broker.ask(move |broker| broker.reserve(asked)).map_err(stopped)?;
+        self.reserved(payload, output, reserved)
+    }
+
+    fn reserved(
+        &self,
+        payload: &Payload,
+        output: &Output,
+        reserved: Result<(), ReserveError>,
+    ) -> Result<(), Fault> {
         reserved.map_err(|error| {
             let never = matches!(&error, ReserveError::OverBudget { max_bytes, budget_bytes, .. }
                 if max_bytes > budget_bytes);
@@ -124,7 +126,7 @@ impl Stages {
                 format!("{error}; lower its max_size, use class file, or give the pilot more --memory"),
             )
         })?;
-        if is_shared {
+        if output.class == StageClass::Shared {
             self.together.know_memory(payload, output);
         }
         Ok(())
@@ -210,7 +212,14 @@ impl Stages {
                 self.counting.read(bytes);
                 link()
             }
-            Ok(Content::File(_)) => Err(missing()),
+            // It left memory a moment ago.
+            Ok(Content::File(fd)) => {
+                let lent = lend_open(fd.as_fd(), &uri.output, folder, name);
+                let lent = lent.map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))?;
+                self.counting.landed(lent);
+                self.counting.read(lent.bytes);
+                link()
+            }
             Err(error) => Err(Fault::new(FaultClass::Retry, format!("open {uri}: {error}"))),
         }
     }
@@ -273,6 +282,28 @@ impl Stages {
         }
         Ok(open)
     }
+}
+
+/// What an output takes before anything of it exists; `None` when that is not worth counting.
+fn reservation(payload: &Payload, output: &Output) -> Option<Reservation> {
+    let (class, medium) = match output.class {
+        StageClass::File | StageClass::Folder => (Class::File, Medium::Disk),
+        // To the ledger, what is shared is memory that is never committed.
+        StageClass::Memory | StageClass::Shared => (Class::Mem, Medium::Memory),
+        // The kernel holds at most some pages of it.
+        StageClass::Pipe => return None,
+        StageClass::Value => (Class::Value, Medium::Memory),
+    };
+    // What is shared ends with the gang, and nobody else reads it.
+    let is_shared = output.class == StageClass::Shared;
+    let readers = if is_shared { BTreeSet::new() } else { reading(payload, output) };
+    Some(Reservation {
+        uri: payload.stage(&output.name),
+        class,
+        medium,
+        max_bytes: output.max_bytes,
+        readers,
+    })
 }
 
 /// What the shim has of an output in memory.

@@ -2,7 +2,7 @@
 //!
 //! **Must not know:** what runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use stage::{StageName, StageUri};
 
 use super::Stages;
 use super::folders::{NOTE, tidy};
-use crate::payload::{Payload, StageClass};
+use crate::payload::Payload;
 
 /// One stage as it is noted.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,16 +28,21 @@ struct Noted {
 impl Stages {
     /// Writes down which of a payload's files are held, and for whom. Without it they are made again after a restart.
     pub(super) fn note(&self, payload: &Payload, stages: &Path) {
-        let mut uris: Vec<StageUri> =
-            payload.outputs.iter().map(|output| payload.stage(&output.name)).collect();
-        let held = self.lock();
-        uris.retain(|uri| held.contains_key(uri));
-        let folders = payload.outputs.iter().filter(|output| output.class == StageClass::Folder);
-        let folders: BTreeSet<StageName> = folders.map(|output| output.name.clone()).collect();
+        self.note_held(&self.lock(), (&payload.workflow, &payload.name), stages);
+    }
+
+    /// The same while what is held can't change.
+    pub(super) fn note_held(
+        &self,
+        held: &BTreeMap<StageUri, PathBuf>,
+        (workflow, payload): (&StageName, &StageName),
+        stages: &Path,
+    ) {
+        let of_it = held.iter().filter(|(uri, _)| (&uri.workflow, &uri.payload) == (workflow, payload));
+        let known: Vec<(StageUri, bool)> = of_it.map(|(uri, path)| (uri.clone(), path.is_dir())).collect();
         let noted = move |broker: &mut Broker| -> Vec<Noted> {
-            let known = uris.into_iter().filter_map(|uri| {
+            let known = known.into_iter().filter_map(|(uri, folder)| {
                 let object = broker.ledger().object(&uri)?;
-                let folder = folders.contains(&uri.output);
                 let (bytes, readers) = (object.bytes, object.readers.clone());
                 Some(Noted { output: uri.output, bytes, folder, readers })
             });

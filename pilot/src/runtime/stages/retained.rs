@@ -43,7 +43,11 @@ impl Retained {
 
     /// A stage is gone: whoever keeps it for later need not.
     pub(super) fn forget(&self, uri: &StageUri) {
-        if let Some((launch, line)) = self.lock().remove(uri) {
+        Self::drop_one(&mut self.lock(), uri);
+    }
+
+    fn drop_one(kept: &mut BTreeMap<StageUri, (LaunchId, Line)>, uri: &StageUri) {
+        if let Some((launch, line)) = kept.remove(uri) {
             line.tell(&ToShim::Forget { launch, outputs: vec![uri.output.as_str().to_owned()] });
         }
     }
@@ -87,9 +91,16 @@ impl Stages {
     /// A shim keeps a stage from now on.
     pub(in crate::runtime) fn retained(&self, uri: &StageUri, launch: LaunchId, line: &Line) {
         self.retained.lock().insert(uri.clone(), (launch, line.clone()));
-        // Its last reader may have let go of it meanwhile, and then nobody would.
-        if !self.holds(uri) {
-            self.retained.forget(uri);
+        // Its last reader may have let go of it meanwhile, or it went to a file, and then nobody would.
+        self.retain_what_is_in_memory(uri);
+    }
+
+    /// Lets a shim forget a stage that is not in memory, or not any more. While nothing else changes what shims keep: one of
+    /// that name may be made again.
+    pub(super) fn retain_what_is_in_memory(&self, uri: &StageUri) {
+        let mut kept = self.retained.lock();
+        if kept.contains_key(uri) && !self.is_in_memory(uri) {
+            Retained::drop_one(&mut kept, uri);
         }
     }
 
@@ -113,7 +124,8 @@ impl Stages {
     /// Takes a stage up again that a shim has kept; whether it is held now.
     pub(in crate::runtime) fn put_back(&self, note: &MemoryNote, fd: OwnedFd) -> bool {
         let MemoryNote { stage, is_value, bytes, readers } = note;
-        if readers.is_empty() {
+        // Killed between two steps, a pilot may have noted a file of it, too.
+        if readers.is_empty() || self.file(stage).is_some() {
             return false;
         }
         let found = MemoryStage::found(&stage.output, fd, *bytes).and_then(|memory| {
