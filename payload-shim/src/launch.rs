@@ -141,7 +141,7 @@ pub(crate) fn start(launch: Launch, sorted: &Sorted, alone: bool) -> Result<Star
     let mut env = launch.env;
     env.retain(|variable| !variable.starts_with(VARIABLE_PREFIX.as_bytes()));
     let mut places = stdio(&sorted.stdio);
-    for (stage, number) in sorted.stages.iter().zip(FIRST_FD..) {
+    for (stage, number) in sorted.stages.iter().chain(&sorted.files).zip(FIRST_FD..) {
         env.push(format!("{}={number}", stage.variable()).into_bytes());
         places.push((stage.fd.as_fd(), number));
     }

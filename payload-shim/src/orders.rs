@@ -42,6 +42,7 @@ impl Shim {
             ToShim::SignalExec { id, signal } => self.signal_companion(id, signal),
             ToShim::Retain { launch, outputs } => self.retained.keep(launch, outputs, fds),
             ToShim::Forget { launch, outputs } => self.retained.forget(launch, &outputs),
+            ToShim::Inherit { inputs } => self.inherit(inputs),
             ToShim::Collect => self.link.send_all(&self.retained.all()),
             ToShim::Reveal { outputs } => {
                 // While something runs, what is looked at could be moved; then who asks finds it as it is.
@@ -62,6 +63,14 @@ impl Shim {
             Ok(pairs) if self.lent.len() + pairs.len() <= STAGES_MAX + 3 => self.lent.extend(pairs),
             Ok(_) => self.lend_objection = Some(format!("more than {STAGES_MAX} stages were lent")),
             Err(objection) => self.lend_objection = Some(objection),
+        }
+    }
+
+    fn inherit(&mut self, inputs: Vec<String>) {
+        if self.inherited.len() + inputs.len() <= STAGES_MAX {
+            self.inherited.extend(inputs);
+        } else {
+            self.lend_objection = Some(format!("more than {STAGES_MAX} inputs are to be inherited"));
         }
     }
 
@@ -94,6 +103,7 @@ impl Shim {
     pub(crate) fn forget_lent(&mut self) {
         self.lent.clear();
         self.lend_objection = None;
+        self.inherited.clear();
     }
 
     fn refuse(&mut self, launch: LaunchId, refusal: LaunchRefusal) {
@@ -111,6 +121,7 @@ impl Shim {
             return self.refuse(id, Failure::at("clean")(Errno::UCLEAN).into());
         }
         let mut given = std::mem::take(&mut self.lent);
+        let inherited = std::mem::take(&mut self.inherited);
         let objection = self.lend_objection.take().or_else(|| launch::objection(&launch));
         let sorted = match (objection, pair(launch.fds.clone(), fds)) {
             (Some(objection), _) | (None, Err(objection)) => Err(objection),
@@ -124,7 +135,7 @@ impl Shim {
             Err(objection) => return self.refuse(id, LaunchRefusal::BadRequest(objection)),
         };
         let mut links = Vec::new();
-        match self.try_launch(launch, &mut sorted, &mut links) {
+        match self.try_launch(launch, &mut sorted, &inherited, &mut links) {
             Ok(Started { pid, exec }) => {
                 self.kept = launch::lossy(sorted.stdio);
                 self.retained.begin(id, sorted.stages);
@@ -157,6 +168,7 @@ impl Shim {
         &mut self,
         launch: Launch,
         sorted: &mut stages::Sorted,
+        inherited: &[String],
         links: &mut Vec<stages::Link>,
     ) -> Result<Started, Failure> {
         // Without it the payload's processes can't be found, so they could not be ended either.
@@ -167,6 +179,7 @@ impl Shim {
         self.holder_used = !sorted.stages.is_empty();
         *links = launch::links(&launch, &sorted.stages, &mut self.holder, alone)?;
         stages::make_links(links)?;
+        sorted.files = stages::open_files(&launch.links, inherited)?;
         launch::start(launch, sorted, alone)
     }
 

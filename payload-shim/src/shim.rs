@@ -131,6 +131,8 @@ pub struct Shim {
     pub(crate) lent: Vec<(FdRole, OwnedFd)>,
     /// What was wrong with a Lend; there is no answer to it, so the launch it belongs to is refused.
     pub(crate) lend_objection: Option<String>,
+    /// Inputs of the next launch that its payload inherits, though they are files.
+    pub(crate) inherited: Vec<String>,
     pub(crate) companions: Vec<Companion>,
     /// Whether a companion was started since the last Clean; it may have left something behind.
     pub(crate) helped: bool,
@@ -170,6 +172,7 @@ impl Shim {
             kept: Vec::new(),
             lent: Vec::new(),
             lend_objection: None,
+            inherited: Vec::new(),
             companions: Vec::new(),
             helped: false,
             memory_grew: false,

@@ -5,7 +5,8 @@
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdir, openat2, statat, symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdir, openat, openat2, statat, symlinkat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use wire::slot::{FdRole, InputLink, STAGES_MAX};
@@ -66,6 +67,8 @@ pub struct Sorted<F = OwnedFd> {
     pub stdio: [Option<F>; 3],
     /// Stages in the order in which they were lent.
     pub stages: Vec<Stage<F>>,
+    /// Inputs that are files in the slot, and that the payload inherits all the same.
+    pub files: Vec<Stage<OwnedFd>>,
 }
 
 /// Sorts descriptors by role.
@@ -73,7 +76,7 @@ pub struct Sorted<F = OwnedFd> {
 /// # Errors
 /// What is wrong with the roles: one twice, two that would share a link or a variable, too many.
 pub fn sort<F>(given: Vec<(FdRole, F)>, links: &[InputLink]) -> Result<Sorted<F>, String> {
-    let mut sorted = Sorted { stdio: [None, None, None], stages: Vec::new() };
+    let mut sorted = Sorted { stdio: [None, None, None], stages: Vec::new(), files: Vec::new() };
     for (role, fd) in given {
         let (at, name) = match role {
             FdRole::Stdin => (0, "stdin"),
@@ -119,6 +122,26 @@ fn unambiguous<F>(stages: &[Stage<F>], links: &[InputLink]) -> Result<(), String
         Some(pair) => Err(format!("two inputs with the name {}", pair.first().copied().unwrap_or_default())),
         None => Ok(()),
     }
+}
+
+/// Opens those inputs that are links to files and have these names.
+///
+/// # Errors
+/// When one is no file, or can't be read.
+pub fn open_files(links: &[InputLink], names: &[String]) -> Result<Vec<Stage>, Failure> {
+    let at = Failure::at("input");
+    let wanted = links.iter().filter(|link| names.contains(&link.name));
+    let open = |link: &InputLink| {
+        // Without O_NONBLOCK a pipe would be waited for.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let fd = openat(CWD, link.target.as_slice(), flags, Mode::empty()).map_err(&at)?;
+        let stat = fstat(&fd).map_err(&at)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(at(Errno::INVAL));
+        }
+        Ok(Stage { way: Way::In, name: link.name.clone(), fd })
+    };
+    wanted.map(open).collect()
 }
 
 /// A link to be made.

@@ -49,6 +49,49 @@ fn stages_are_reached_by_path_and_by_descriptor() {
 }
 
 #[test]
+fn an_input_that_is_a_file_is_inherited_where_it_is_asked_for_and_nothing_but_files_is() {
+    in_greeted_slots("inherited", |slot| {
+        let make =
+            "mkdir -p /work/d; echo file > /work/f; echo other > /work/o; mkfifo /work/p; ln -s f /work/l";
+        let exec = Exec {
+            id: 1,
+            argv: vec![b"sh".to_vec(), b"-c".to_vec(), make.into()],
+            env: slot.shell("true").env,
+            cwd: b"/".to_vec(),
+            fds: vec![],
+        };
+        slot.tell(&ToShim::Exec(exec), &[]);
+        assert_eq!(slot.hear(), FromShim::ExecEnded { id: 1, status: Ok(WaitStatus::Exited(0)) });
+        let link = |name: &str| InputLink { name: name.into(), target: format!("/work/{name}").into() };
+        for name in ["d", "p", "l", "none"] {
+            slot.tell(&ToShim::Inherit { inputs: vec![name.into()] }, &[]);
+            let mut launch = slot.shell("true");
+            launch.links = vec![link(name)];
+            let refusal = slot.refused(&launch, &[]);
+            assert!(
+                matches!(&refusal, LaunchRefusal::Failed { step, .. } if step == "input"),
+                "{name}: {refusal:?}"
+            );
+        }
+        slot.tell(&ToShim::Inherit { inputs: vec!["f".into(), "unknown".into()] }, &[]);
+        let memory = memory(b"memory\n", 0o444);
+        let mut launch = slot.shell(
+            "echo $LATEBIND_FD_IN_M $LATEBIND_FD_IN_F ${LATEBIND_FD_IN_O:-none}; cat /proc/self/fd/$LATEBIND_FD_IN_M /proc/self/fd/$LATEBIND_FD_IN_F; cat /stage/in/f",
+        );
+        launch.links = vec![link("f"), link("o")];
+        launch.fds = vec![FdRole::StageIn("m".into()), FdRole::Stdout];
+        let (reader, writer) = pipe();
+        slot.begin(&launch, &[memory.as_fd(), writer.as_fd()]);
+        drop(writer);
+        assert_eq!(slot.exited().status, WaitStatus::Exited(0));
+        assert_eq!(read_all(reader), "10 11 none\nmemory\nfile\nfile\n");
+        slot.clean();
+        // It was for one launch.
+        assert_eq!(slot.run_shell("echo ${LATEBIND_FD_IN_F:-none}"), "none\n");
+    });
+}
+
+#[test]
 fn as_many_stages_as_allowed_can_be_lent() {
     in_greeted_slots("many", |slot| {
         let stages: Vec<OwnedFd> = (0..400).map(|n| memory(format!("<{n}>").as_bytes(), 0o444)).collect();

@@ -52,6 +52,9 @@ fn inputs_of(names: &[&str]) -> String {
 /// Checks that each is what its producer made.
 const CHECKS: &str =
     "for x in a b c d; do busybox sha256sum < /stage/in/$x | cmp - /stage/in/$x-sum && echo same; done";
+/// The same by the descriptors that memory has.
+const CHECKS_DESCRIPTORS: &str = "for X in A B C D; do x=$(echo $X | tr A-D a-d); eval \"busybox sha256sum <&\\$LATEBIND_FD_IN_$X\" | \
+    cmp - /stage/in/$x-sum && echo same; done";
 
 #[test]
 fn what_does_not_fit_moves_and_its_readers_do_not_notice() {
@@ -69,9 +72,10 @@ fn what_does_not_fit_moves_and_its_readers_do_not_notice() {
         payloads.push(makes(name, 33, &after));
     }
     let spoils = "for x in a b c d; do stages spoil $x; (: > /stage/in/$x); chmod 666 /stage/in/$x; (echo x >> /stage/in/$x); \
-                  rm /.latebind/in/$x; done 2>/dev/null; echo tried";
+                  rm /.latebind/in/$x; done 2>/dev/null; \
+                  for X in A B C D; do eval \"fd=\\$LATEBIND_FD_IN_$X\"; (eval \"echo x >&$fd\"); chmod 666 /proc/self/fd/$fd; (echo x >> /proc/self/fd/$fd); done 2>/dev/null; echo tried";
     payloads.extend([
-        small("path", CHECKS, &format!("inputs: [{inputs}], after: [d]")),
+        small("path", &format!("{CHECKS}; {CHECKS_DESCRIPTORS}"), &format!("inputs: [{inputs}], after: [d]")),
         small("spoils", spoils, &format!("inputs: [{inputs}], after: [path]")),
         small(
             "client",
@@ -100,7 +104,7 @@ fn what_does_not_fit_moves_and_its_readers_do_not_notice() {
     let ran = site.run_with(&flow(&payloads), &["--memory", MEMORY, "--slots", "2"]);
     ran.assert_code(0);
     let same = "same\n".repeat(4);
-    assert_eq!(site.log("path", "stdout"), same);
+    assert_eq!(site.log("path", "stdout"), same.repeat(2));
     let tried = site.log("spoils", "stdout");
     assert!(tried.ends_with("tried\n") && !tried.contains("changed"), "{tried}");
     let client = site.log("client", "stdout");

@@ -5,6 +5,7 @@
 //!    |-- Hello(nonce, state) ------------->|   connects; proves itself with the nonce of this epoch
 //!    |<------------- Welcome(epoch, grace) |
 //!    |<-- Lend(roles)  [fds] ------------- |   0..n times: more stage descriptors than one frame holds
+//!    |<------------------ Inherit(inputs) |   0..n times: file inputs that are also given by descriptor
 //!    |<-- Launch(..)   [fds] ------------- |   or LaunchInMemory when longer than a frame
 //!    |-- Launched / LaunchRefused -------->|
 //!    |<------------------ Stop(grace) -----|   TERM, grace, KILL for everything in the slot
@@ -247,6 +248,13 @@ pub enum ToShim {
         /// Their names.
         outputs: Vec<String>,
     },
+    /// The payload of the launch that follows inherits descriptors of these inputs, too, which are links to files: the shim opens
+    /// them where the payload sees them, so that nothing can be done through them that the mount forbids. Not before
+    /// [`crate::version::INHERITS`].
+    Inherit {
+        /// Their names.
+        inputs: Vec<String>,
+    },
 }
 
 /// What a shim is doing, told at each Hello.
@@ -466,6 +474,10 @@ impl Check for ToShim {
             Self::Reveal { outputs } => {
                 count("outputs", outputs.len(), STAGES_MAX)?;
                 outputs.iter().try_for_each(|output| stage_name(output))
+            }
+            Self::Inherit { inputs } => {
+                count("inputs", inputs.len(), STAGES_MAX)?;
+                inputs.iter().try_for_each(|input| stage_name(input))
             }
             Self::Clean | Self::Retire | Self::Collect => Ok(()),
         }

@@ -77,7 +77,11 @@ fn no_more_outputs_are_retained_or_collected_in_a_frame_than_descriptors_fit() {
         assert_eq!(encode(&ToShim::Forget { launch, outputs: names(count) }).is_ok(), fits);
         assert_eq!(encode(&FromShim::Collected { stages: held(count), more: true }).is_ok(), fits);
     }
+    for (count, fits) in [(STAGES_MAX, true), (STAGES_MAX + 1, false)] {
+        assert_eq!(encode(&ToShim::Inherit { inputs: names(count) }).is_ok(), fits);
+    }
     let up = "../up".to_owned();
+    assert!(encode(&ToShim::Inherit { inputs: vec![up.clone()] }).is_err());
     assert!(encode(&ToShim::Retain { launch, outputs: vec![up.clone()] }).is_err());
     assert!(encode(&FromShim::Collected { stages: vec![Held { launch, output: up }], more: false }).is_err());
 }
@@ -92,8 +96,8 @@ fn only_names_of_outputs_are_revealed_and_no_more_than_a_payload_has() {
 
 #[test]
 fn a_version_has_what_came_before_it() {
-    use crate::version::{PROTOCOL, RETAINS, Version};
-    assert!(PROTOCOL.has(RETAINS));
+    use crate::version::{INHERITS, PROTOCOL, RETAINS, Version};
+    assert!(PROTOCOL.has(RETAINS) && PROTOCOL.has(INHERITS) && !RETAINS.has(INHERITS));
     for (older, minor) in [(Version { major: 1, minor: 0 }, 0), (Version { major: 0, minor: 9 }, 9)] {
         assert!(!older.has(RETAINS), "{minor}");
     }

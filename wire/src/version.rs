@@ -15,12 +15,14 @@ pub struct Version {
 }
 
 /// What this build speaks.
-pub const PROTOCOL: Version = Version { major: 1, minor: 2 };
+pub const PROTOCOL: Version = Version { major: 1, minor: 3 };
 /// Since when a shim keeps stages in memory for the pilot that comes after its own
 /// ([`crate::slot::ToShim::Retain`], [`crate::slot::ToShim::Forget`], [`crate::slot::ToShim::Collect`]).
 pub const RETAINS: Version = Version { major: 1, minor: 1 };
 /// Since when a shim makes outputs readable to a pilot of another uid ([`crate::slot::ToShim::Reveal`]).
 pub const REVEALS: Version = Version { major: 1, minor: 2 };
+/// Since when a payload may inherit descriptors of inputs that are files in its slot ([`crate::slot::ToShim::Inherit`]).
+pub const INHERITS: Version = Version { major: 1, minor: 3 };
 
 impl Version {
     /// Whether a peer with version `other` reads our messages as we mean them.

@@ -23,7 +23,16 @@ use crate::ports::{Ended, LaunchFault};
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-pub(super) type Lent = Vec<(FdRole, OwnedFd)>;
+/// What goes with a launch.
+#[derive(Debug, Default)]
+pub(super) struct Lent {
+    fds: Vec<(FdRole, OwnedFd)>,
+    /// Inputs that are files, and were memory: their readers may use the descriptor that memory has.
+    inherited: Vec<String>,
+}
+
+/// Names that surely fit a frame.
+const INHERITED_MAX: usize = 256;
 
 /// What a launch is made of, beside its payload.
 #[derive(Debug)]
@@ -42,7 +51,7 @@ pub(super) struct Parts<'a> {
 /// Everything the shim has to be told, and the descriptors that go with it.
 pub(super) fn compose(payload: &Payload, parts: Parts<'_>) -> Result<(Launch, Lent), Fault> {
     let Parts { slot, image, streams, inputs, outputs, has_broker, memory_is_enforced } = parts;
-    let mut lent: Lent = Vec::new();
+    let Lent { fds: mut lent, mut inherited } = Lent::default();
     let roles = [(FdRole::Stdout, "stdout"), (FdRole::Stderr, "stderr")];
     for ((role, name), stream) in roles.into_iter().zip(streams.into_iter().flatten()) {
         let path = log_path(payload, name);
@@ -56,6 +65,10 @@ pub(super) fn compose(payload: &Payload, parts: Parts<'_>) -> Result<(Launch, Le
         let name = input.name.as_str().to_owned();
         match open {
             OpenInput::Link(target) => links.push(InputLink { name, target: target.into_bytes() }),
+            OpenInput::Moved(target) => {
+                inherited.push(name.clone());
+                links.push(InputLink { name, target: target.into_bytes() });
+            }
             OpenInput::Memory(fd) => lent.push((FdRole::StageIn(name), fd)),
         }
     }
@@ -92,15 +105,20 @@ pub(super) fn compose(payload: &Payload, parts: Parts<'_>) -> Result<(Launch, Le
         fds: Vec::new(),
         links,
     };
-    Ok((launch, lent))
+    Ok((launch, Lent { fds: lent, inherited }))
 }
 
 /// Sends a launch, what doesn't fit in its frame in frames before it.
 pub(super) async fn send_launch(
     connection: &Connection,
     mut launch: Launch,
-    mut lent: Lent,
+    Lent { fds: mut lent, inherited }: Lent,
 ) -> Result<(), SlotError> {
+    if connection.inherits() {
+        for names in inherited.chunks(INHERITED_MAX) {
+            connection.send(&ToShim::Inherit { inputs: names.to_vec() }, &[]).await?;
+        }
+    }
     // One place stays free for the launch's own memory.
     let in_frame = lent.len().min(wire::frame::FRAME_FDS_MAX - 1);
     for part in lent.split_off(in_frame).chunks(wire::frame::FRAME_FDS_MAX) {

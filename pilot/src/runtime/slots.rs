@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use wire::frame::{self, ReceiveError, SendError};
 use wire::slot::{CleanReport, FromShim, Held, Nonce, ShimState, ToShim};
-use wire::version::{PROTOCOL, RETAINS, REVEALS, Version};
+use wire::version::{INHERITS, PROTOCOL, RETAINS, REVEALS, Version};
 
 use super::watch;
 
@@ -254,6 +254,11 @@ impl Connection {
     /// Whether the shim keeps stages in memory beyond a payload's end.
     pub(super) fn retains(&self) -> bool {
         self.protocol.has(RETAINS)
+    }
+
+    /// Whether the shim can let a payload inherit inputs that are files.
+    pub(super) fn inherits(&self) -> bool {
+        self.protocol.has(INHERITS)
     }
 
     /// Collects what the shim has of outputs in memory. What else it says meanwhile is heard afterwards.

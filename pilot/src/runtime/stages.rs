@@ -49,12 +49,22 @@ use crate::ports::StageFigures;
 /// Where an input in a file lies in a slot, before the shim makes the link in `/stage/in`.
 pub(super) const FILE_INPUTS: &str = "/.latebind/in";
 
+type Files = BTreeMap<StageUri, Lies>;
+
+/// Where a stage lies on the volume.
+#[derive(Clone, Debug)]
+struct Lies {
+    path: PathBuf,
+    /// It was made in memory: its readers may use a descriptor.
+    was_memory: bool,
+}
+
 /// All stages of a pilot.
 #[derive(Debug)]
 pub(super) struct Stages {
     pub(super) broker: BrokerServer,
     /// Where the stages in files lie. Held while the broker is asked to change what is in it, so that the two agree.
-    files: Mutex<BTreeMap<StageUri, PathBuf>>,
+    files: Mutex<Files>,
     /// The folder below which files lie, and a descriptor of it once the first one does.
     root: PathBuf,
     root_fd: OnceLock<Arc<OwnedFd>>,
@@ -111,7 +121,7 @@ impl Stages {
         Ok(stages)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<StageUri, PathBuf>> {
+    fn lock(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,7 +168,7 @@ impl Stages {
 
     /// Where a stage lies, if it is a file.
     pub(super) fn file(&self, uri: &StageUri) -> Option<PathBuf> {
-        self.lock().get(uri).cloned()
+        self.lock().get(uri).map(|lies| lies.path.clone())
     }
 
     /// What they came to so far.
@@ -223,12 +233,12 @@ impl Stages {
             return;
         }
         let mut held = self.lock();
-        let files: Vec<PathBuf> = uris.iter().filter_map(|uri| held.remove(uri)).collect();
+        let files: Vec<Lies> = uris.iter().filter_map(|uri| held.remove(uri)).collect();
         uris.iter().for_each(|uri| self.retained.forget(uri));
         // Unknown is fine: it was never reserved.
         let _ = self.broker.ask(move |broker| uris.iter().filter(|uri| broker.remove(uri)).count());
-        for path in files {
-            drop_file(&path);
+        for lies in files {
+            drop_file(&lies.path);
         }
     }
 
@@ -249,8 +259,8 @@ impl Stages {
         let mut held = self.lock();
         if let Ok(Ok(Fate::Gone)) = self.broker.ask(move |broker| broker.release(&asked, &reader)) {
             self.retained.forget(uri);
-            if let Some(path) = held.remove(uri) {
-                drop_file(&path);
+            if let Some(lies) = held.remove(uri) {
+                drop_file(&lies.path);
             }
         }
     }

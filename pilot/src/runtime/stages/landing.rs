@@ -19,7 +19,7 @@ use stage::{
 use super::folders::{drop_file, open_folder};
 use super::opening::OpenOutput;
 use super::saving::{copy_folder_to, copy_to, is_program};
-use super::{Stages, reading, stopped};
+use super::{Lies, Stages, reading, stopped};
 use crate::fault::chain;
 use crate::payload::{Output, Payload, Save, StageClass};
 
@@ -204,7 +204,7 @@ impl Stages {
         let kept = self.broker.insert(&uri, made, &reading(payload, output)).map_err(stopped)?;
         match (kept, path) {
             (Ok(true), Some(path)) => {
-                held.insert(uri, path);
+                held.insert(uri, Lies { path, was_memory: false });
                 Ok(None)
             }
             (Ok(true), None) => Ok(None),

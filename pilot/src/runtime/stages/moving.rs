@@ -21,9 +21,9 @@ use std::thread::JoinHandle;
 use stage::server::Watch;
 use stage::{Class, StageName, StageUri};
 
-use super::Stages;
 use super::figures::Counting;
 use super::folders::{open_folder, tidy};
+use super::{Lies, Stages};
 
 /// Where the broker makes its files. No workflow can have this name.
 const SPILL: &str = ".spill";
@@ -99,7 +99,8 @@ impl Stages {
         let mut held = self.lock();
         match self.give_place(uri, &folder) {
             Ok(true) => {
-                held.insert(uri.clone(), folder.join(uri.output.as_str()));
+                let path = folder.join(uri.output.as_str());
+                held.insert(uri.clone(), Lies { path, was_memory: true });
                 if self.noted {
                     self.note_held(&held, (&uri.workflow, &uri.payload), &folder);
                 }

@@ -18,7 +18,7 @@ use stage::{
 };
 
 use super::folders::open_folder;
-use super::{FILE_INPUTS, Stages, reading, stopped};
+use super::{FILE_INPUTS, Lies, Stages, reading, stopped};
 use crate::fault::chain;
 use crate::payload::{Output, Payload, Source, StageClass};
 
@@ -54,6 +54,8 @@ impl OpenOutput {
 pub(in crate::runtime) enum OpenInput {
     /// A path in the container.
     Link(String),
+    /// The same of a file that was made in memory: the payload gets a descriptor, too.
+    Moved(String),
     /// Memory; what is shared in a gang may be written.
     Memory(OwnedFd),
 }
@@ -181,7 +183,9 @@ impl Stages {
     ) -> Result<OpenInput, Fault> {
         let missing = || Fault::new(FaultClass::Retry, format!("{uri} is not there"));
         let link = || Ok(OpenInput::Link(format!("{FILE_INPUTS}/{name}")));
-        if let Some(path) = self.file(uri) {
+        let moved = || Ok(OpenInput::Moved(format!("{FILE_INPUTS}/{name}")));
+        let lies = self.lock().get(uri).cloned();
+        if let Some(Lies { path, was_memory }) = lies {
             let stages = open_folder(path.parent().unwrap_or(&path))?;
             let failed = |error: &dyn std::error::Error| Fault::new(FaultClass::Retry, chain(error));
             if path.is_dir() {
@@ -195,7 +199,7 @@ impl Stages {
                 lend_file(stages.as_fd(), &uri.output, folder, name).map_err(|error| failed(&error))?;
             self.counting.landed(lent);
             self.counting.read(lent.bytes);
-            return link();
+            return if was_memory { moved() } else { link() };
         }
         match self.broker.reader(uri, holder).map_err(stopped)?.ok_or_else(missing)? {
             Ok(Content::Memory(fd)) => {
@@ -218,7 +222,7 @@ impl Stages {
                 let lent = lent.map_err(|error| Fault::new(FaultClass::Retry, chain(&error)))?;
                 self.counting.landed(lent);
                 self.counting.read(lent.bytes);
-                link()
+                moved()
             }
             Err(error) => Err(Fault::new(FaultClass::Retry, format!("open {uri}: {error}"))),
         }

@@ -2,7 +2,7 @@
 //!
 //! **Must not know:** what runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,8 @@ use stage::broker::Broker;
 use stage::server::Made;
 use stage::{StageName, StageUri};
 
-use super::Stages;
 use super::folders::{NOTE, tidy};
+use super::{Files, Lies, Stages};
 use crate::payload::Payload;
 
 /// One stage as it is noted.
@@ -22,6 +22,9 @@ struct Noted {
     /// It is a folder, whose files have so many bytes together.
     #[serde(default)]
     folder: bool,
+    /// It was made in memory.
+    #[serde(default)]
+    was_memory: bool,
     readers: BTreeSet<StageName>,
 }
 
@@ -34,17 +37,18 @@ impl Stages {
     /// The same while what is held can't change.
     pub(super) fn note_held(
         &self,
-        held: &BTreeMap<StageUri, PathBuf>,
+        held: &Files,
         (workflow, payload): (&StageName, &StageName),
         stages: &Path,
     ) {
         let of_it = held.iter().filter(|(uri, _)| (&uri.workflow, &uri.payload) == (workflow, payload));
-        let known: Vec<(StageUri, bool)> = of_it.map(|(uri, path)| (uri.clone(), path.is_dir())).collect();
+        let known = of_it.map(|(uri, lies)| (uri.clone(), lies.path.is_dir(), lies.was_memory));
+        let known: Vec<(StageUri, bool, bool)> = known.collect();
         let noted = move |broker: &mut Broker| -> Vec<Noted> {
-            let known = known.into_iter().filter_map(|(uri, folder)| {
+            let known = known.into_iter().filter_map(|(uri, folder, was_memory)| {
                 let object = broker.ledger().object(&uri)?;
                 let (bytes, readers) = (object.bytes, object.readers.clone());
-                Some(Noted { output: uri.output, bytes, folder, readers })
+                Some(Noted { output: uri.output, bytes, folder, was_memory, readers })
             });
             known.collect()
         };
@@ -84,7 +88,7 @@ impl Stages {
     }
 
     fn recover_file(&self, workflow: &StageName, payload: &StageName, noted: &Noted, folder: &Path) {
-        let Noted { output, bytes, folder: is_folder, readers } = noted;
+        let Noted { output, bytes, folder: is_folder, was_memory, readers } = noted;
         let uri = StageUri { workflow: workflow.clone(), payload: payload.clone(), output: output.clone() };
         let there = std::fs::symlink_metadata(folder.join(output.as_str())).is_ok_and(|meta| {
             if *is_folder { meta.is_dir() } else { meta.is_file() && meta.len() == *bytes }
@@ -96,7 +100,7 @@ impl Stages {
         let made = if *is_folder { Ok(Made::Folder { bytes: *bytes }) } else { self.made(&uri, *bytes) };
         let Ok(made) = made else { return };
         if let Ok(Ok(true)) = self.broker.insert(&uri, made, readers) {
-            held.insert(uri, folder.join(output.as_str()));
+            held.insert(uri, Lies { path: folder.join(output.as_str()), was_memory: *was_memory });
         }
     }
 }
