@@ -89,7 +89,7 @@ pub struct StagesHeld {
     pub bytes: u64,
     /// Outputs that payloads had begun and that were dropped, since the pilot began.
     pub dropped: u64,
-    /// Stages that left memory for a file, since the pilot began.
+    /// Stages that left memory for a file, or the volume for an object store, since the pilot began.
     pub spilled: u64,
     /// Their bytes.
     pub spilled_bytes: u64,

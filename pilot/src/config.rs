@@ -45,6 +45,10 @@ pub struct Config {
     pub object_access: ObjectAccess,
     /// Most bytes of fetched objects that are kept.
     pub object_cache_bytes: u64,
+    /// Most bytes of stages on the volume, if there is a limit.
+    pub stage_disk_bytes: Option<u64>,
+    /// Where stages go that do not fit there.
+    pub spill_to: Option<objects::ObjectUrl>,
     /// Folders below which `file://` outputs may be saved.
     pub save_under: Vec<PathBuf>,
     /// Slots, sockets, metadata trees.
@@ -201,6 +205,8 @@ impl Config {
                 around,
             )?,
             object_cache_bytes: settings.object_cache.map_or(OBJECT_CACHE_BYTES, |bytes| bytes.0),
+            stage_disk_bytes: settings.stage_disk.map(|bytes| bytes.0),
+            spill_to: settings.spill_to,
             save_under: settings.save_under.into_iter().map(absolute).collect(),
             state_dir: absolute(settings.state_dir.unwrap_or_else(runtime)),
             scratch_dir: absolute(

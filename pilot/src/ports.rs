@@ -185,7 +185,7 @@ pub struct StageFigures {
     pub read_bytes: u64,
     /// Bytes that had to be written a second time for any of it; everything else was passed on as it was.
     pub copied_bytes: u64,
-    /// Stages that left memory for a file, because memory was short.
+    /// Stages that left memory for a file, or the volume for an object store, because there was no room.
     #[serde(default)]
     pub spilled: u64,
     /// Their bytes.

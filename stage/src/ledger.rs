@@ -34,6 +34,8 @@ pub enum Medium {
     Memory,
     /// Disk.
     Disk,
+    /// Nothing here: it is in an object store.
+    Object,
 }
 
 /// The most that all stages together may take.
@@ -163,13 +165,14 @@ pub struct Ledger {
     objects: BTreeMap<StageUri, Object>,
     memory_bytes: u64,
     disk_bytes: u64,
+    object_bytes: u64,
 }
 
 impl Ledger {
     /// An empty ledger.
     #[must_use]
     pub fn new(budget: Budget) -> Self {
-        Self { budget, objects: BTreeMap::new(), memory_bytes: 0, disk_bytes: 0 }
+        Self { budget, objects: BTreeMap::new(), memory_bytes: 0, disk_bytes: 0, object_bytes: 0 }
     }
 
     /// What reserved and committed objects take.
@@ -178,6 +181,7 @@ impl Ledger {
         match medium {
             Medium::Memory => self.memory_bytes,
             Medium::Disk => self.disk_bytes,
+            Medium::Object => self.object_bytes,
         }
     }
 
@@ -262,7 +266,7 @@ impl Ledger {
         self.memory_bytes = self.memory_bytes.saturating_sub(bytes);
     }
 
-    /// Its bytes now take another medium: it was spilled.
+    /// Its bytes now take another medium: it was spilled, or went to an object store, or came back.
     ///
     /// # Errors
     /// When there is no such object. The budget is not asked: the bytes are there already.
@@ -317,6 +321,7 @@ impl Ledger {
         match medium {
             Medium::Memory => self.budget.memory_bytes,
             Medium::Disk => self.budget.disk_bytes,
+            Medium::Object => u64::MAX,
         }
     }
 
@@ -324,6 +329,7 @@ impl Ledger {
         match medium {
             Medium::Memory => &mut self.memory_bytes,
             Medium::Disk => &mut self.disk_bytes,
+            Medium::Object => &mut self.object_bytes,
         }
     }
 }

@@ -207,6 +207,27 @@ fn take(ledger: &mut Ledger, step: &Step) -> Option<bool> {
     }
 }
 
+#[test]
+fn what_is_in_an_object_store_takes_nothing_here_and_needs_room_when_it_comes_back() {
+    let mut ledger = Ledger::new(Budget { memory_bytes: 0, disk_bytes: 10 });
+    let asked = |object: usize, medium: Medium| Reservation {
+        uri: object_uri(object),
+        class: Class::File,
+        medium,
+        max_bytes: 8,
+        readers: BTreeSet::from([name("r")]),
+    };
+    ledger.reserve(asked(0, Medium::Disk)).expect("room");
+    let _ = ledger.commit(&object_uri(0), 8).expect("commit");
+    assert!(ledger.reserve(asked(1, Medium::Disk)).is_err());
+    ledger.relocate(&object_uri(0), Medium::Object).expect("there");
+    assert_eq!((ledger.used_bytes(Medium::Disk), ledger.used_bytes(Medium::Object)), (0, 8));
+    ledger.reserve(asked(1, Medium::Disk)).expect("room");
+    ledger.reserve(asked(2, Medium::Object)).expect("there is always room there");
+    assert_eq!(ledger.release(&object_uri(0), &name("r")), Ok(Fate::Gone));
+    assert_eq!((ledger.used_bytes(Medium::Disk), ledger.used_bytes(Medium::Object)), (8, 8));
+}
+
 proptest! {
     #[test]
     fn the_ledger_agrees_with_a_stupid_model(steps in prop::collection::vec(step(), 1..60)) {

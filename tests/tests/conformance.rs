@@ -107,6 +107,8 @@ impl LocalStand {
             registry_access: image_store::RegistryAccess::anonymous(),
             object_access: ObjectAccess::default(),
             object_cache_bytes: 1 << 20,
+            stage_disk_bytes: None,
+            spill_to: None,
             save_under: Vec::new(),
             state_dir: folder("state"),
             scratch_dir: folder("scratch"),

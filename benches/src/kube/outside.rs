@@ -60,6 +60,8 @@ impl Outside {
             idle_image: images(place.node()).shim.clone(),
             registry_access: access(place),
             stage_memory_bytes: 256 << 20,
+            stage_disk_bytes: None,
+            spill_to: None,
             object_access: ObjectAccess::default(),
             object_cache_bytes: 256 << 20,
             log_max_bytes: 1 << 20,

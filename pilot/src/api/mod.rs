@@ -61,8 +61,8 @@ pub trait Control: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why not, in one line for people.
-    fn open_stage(&self, stage: &StageUri) -> Result<(OwnedFd, u64), String> {
-        Err(format!("{stage} is not held here"))
+    fn open_stage(&self, stage: &StageUri) -> impl Future<Output = Result<(OwnedFd, u64), String>> + Send {
+        std::future::ready(Err(format!("{stage} is not held here")))
     }
 }
 

@@ -69,8 +69,11 @@ async fn converse<C: Control>(link: &Link, board: &LiveBoard, control: &C) -> Re
 }
 
 async fn open_stage<C: Control>(link: &Link, control: &C, stage: &str) -> Result<(), LinkError> {
-    let opened = stage.parse().map_err(|error: UriError| error.to_string());
-    match opened.and_then(|uri| control.open_stage(&uri)) {
+    let opened = match stage.parse() {
+        Ok(uri) => control.open_stage(&uri).await,
+        Err(error) => Err(UriError::to_string(&error)),
+    };
+    match opened {
         Ok((fd, bytes)) => link.send(&FromPilot::StageOpened { bytes }, &[fd.as_fd()]).await,
         Err(why) => link.send(&FromPilot::Refused { why: rows::short(&why) }, &[]).await,
     }

@@ -38,6 +38,8 @@ pub(super) async fn runtime(config: &Config, serves: bool) -> Result<KubernetesR
         registry_access: config.registry_access.clone(),
         store: config.store.clone(),
         stage_memory_bytes: config.memory_bytes,
+        stage_disk_bytes: config.stage_disk_bytes,
+        spill_to: config.spill_to.clone(),
         object_access: config.object_access.clone(),
         object_cache_bytes: config.object_cache_bytes,
         log_max_bytes: config.log_max_bytes,

@@ -48,6 +48,12 @@ pub struct Settings {
     /// Most bytes of fetched objects that are kept for the next payload [default: 10Gi]
     #[arg(long, env = "LATEBIND_OBJECT_CACHE", global = true, value_name = "BYTES")]
     pub object_cache: Option<Bytes>,
+    /// Most bytes that stages may take on disk [default: as many as there are]
+    #[arg(long, env = "LATEBIND_STAGE_DISK", global = true, value_name = "BYTES")]
+    pub stage_disk: Option<Bytes>,
+    /// Where stages go that the disk has no room for, such as s3://BUCKET/PREFIX or file:///DIR [default: nowhere]
+    #[arg(long, env = "LATEBIND_SPILL_TO", global = true, value_name = "URL")]
+    pub spill_to: Option<objects::ObjectUrl>,
     /// Folder below which workflow files may save outputs by file:// (may be repeated) [default: none]
     #[arg(long, env = "LATEBIND_SAVE_UNDER", global = true, value_name = "DIR", value_delimiter = ',')]
     pub save_under: Vec<PathBuf>,
@@ -196,6 +202,8 @@ impl Settings {
             s3_ca: self.s3_ca.or(file.s3_ca),
             s3_allow_http: self.s3_allow_http.or(file.s3_allow_http),
             object_cache: self.object_cache.or(file.object_cache),
+            stage_disk: self.stage_disk.or(file.stage_disk),
+            spill_to: self.spill_to.or(file.spill_to),
             save_under: if self.save_under.is_empty() { file.save_under } else { self.save_under },
             spool: self.spool.or(file.spool),
             state_dir: self.state_dir.or(file.state_dir),

@@ -61,9 +61,9 @@ impl Collector for Snapshot {
         gauge(encoder, "stages_held", "Bytes of the stages held", Some(&Unit::Bytes), held.bytes)?;
         let help = "Outputs that payloads had begun and that were dropped";
         counter(encoder, "outputs_dropped", help, None, held.dropped)?;
-        let help = "Stages that left memory for a file because memory was short";
+        let help = "Stages that left memory for a file, or the volume for an object store";
         counter(encoder, "stages_spilled", help, None, held.spilled)?;
-        let help = "Bytes of the stages that left memory for a file";
+        let help = "Bytes of the stages that left memory, or the volume";
         counter(encoder, "stages_spilled", help, Some(&Unit::Bytes), held.spilled_bytes)?;
         counts(encoder, self.board.totals())?;
         durations(encoder, self.board.durations())

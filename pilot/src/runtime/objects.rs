@@ -52,7 +52,7 @@ impl Objects {
         *locked(&self.access) = access;
     }
 
-    fn tier(&self) -> Result<&ObjectTier, Fault> {
+    pub(super) fn tier(&self) -> Result<&ObjectTier, Fault> {
         if let Some(tier) = self.tier.get() {
             return Ok(tier);
         }

@@ -13,13 +13,16 @@
 //! **Must not know:** containers, sockets, how a payload ended.
 
 mod dropping;
+mod far;
 mod figures;
 mod folders;
 mod landing;
+mod leaving;
 mod moving;
 mod opening;
 mod recovery;
 mod retained;
+mod returning;
 mod saving;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,12 +31,15 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use ::objects::ObjectUrl;
 use pilot_core::{Fault, FaultClass};
 use stage::broker::{Broker, Limits};
 use stage::server::{BrokerServer, Content, Made, Settings, Stopped};
-use stage::{Budget, Class, Fate, StageName, StageUri};
+use stage::{Budget, Class, Fate, Medium, StageName, StageUri};
 use wire::pilot::{StagePlace, StageRow};
 
+pub(super) use self::far::left_far;
+use self::far::{Away, Far};
 use self::figures::Counting;
 use self::folders::drop_file;
 pub(super) use self::folders::{open_folder, prune};
@@ -49,6 +55,19 @@ use crate::ports::StageFigures;
 /// Where an input in a file lies in a slot, before the shim makes the link in `/stage/in`.
 pub(super) const FILE_INPUTS: &str = "/.latebind/in";
 
+/// What stages may take, and where they go then.
+#[derive(Debug, Default)]
+pub(super) struct StageRoom {
+    /// Most bytes in memory.
+    pub(super) memory_bytes: u64,
+    /// Most bytes on the volume, if there is a limit.
+    pub(super) disk_bytes: Option<u64>,
+    /// Where stages go that do not fit there.
+    pub(super) spill_to: Option<ObjectUrl>,
+    /// What dead pilots have left there.
+    pub(super) left_far: Vec<ObjectUrl>,
+}
+
 type Files = BTreeMap<StageUri, Lies>;
 
 /// Where a stage lies on the volume.
@@ -57,6 +76,8 @@ struct Lies {
     path: PathBuf,
     /// It was made in memory: its readers may use a descriptor.
     was_memory: bool,
+    /// It is in the object store, and not here.
+    away: Option<Away>,
 }
 
 /// All stages of a pilot.
@@ -78,6 +99,7 @@ pub(super) struct Stages {
     counting: Arc<Counting>,
     /// Takes over what leaves memory.
     mover: Mover,
+    far: Arc<Far>,
     /// What comes from and goes to places that outlive the pilot.
     pub(super) objects: Objects,
 }
@@ -86,15 +108,16 @@ impl Stages {
     /// Starts the broker; files will lie below `root`, also those of stages that leave memory when it is short. FIFOs are made in `pipes`, which must be on the file system
     /// of the slots' folders. `same_uid` says that payloads have the pilot's own.
     pub(super) fn new(
-        memory_bytes: u64,
+        room: StageRoom,
         noted: bool,
         root: PathBuf,
         pipes: PathBuf,
         objects: Objects,
         same_uid: bool,
     ) -> std::io::Result<Arc<Self>> {
+        let StageRoom { memory_bytes, disk_bytes, spill_to, left_far } = room;
         // The disk's own limit is the file system's; ours would only guess at what others will write to it.
-        let budget = Budget { memory_bytes, disk_bytes: u64::MAX };
+        let budget = Budget { memory_bytes, disk_bytes: disk_bytes.unwrap_or(u64::MAX) };
         let (mover, heard) = Mover::new();
         let counting = Arc::new(Counting::default());
         let settings = Settings {
@@ -104,6 +127,7 @@ impl Stages {
             ..Settings::new(Limits::new(budget))
         };
         let broker = BrokerServer::start(settings)?;
+        let far = Arc::new(Far::new(spill_to, &root, left_far));
         let stages = Arc::new(Self {
             broker,
             files: Mutex::default(),
@@ -115,6 +139,7 @@ impl Stages {
             together: Together::new(pipes),
             counting,
             mover,
+            far,
             objects,
         });
         stages.mover.start(&stages, heard)?;
@@ -133,6 +158,7 @@ impl Stages {
     /// Nothing of a payload runs: what its gang shared goes with the last of it, and who waits for its end of a pipe is let go.
     pub(super) fn leave(&self, payload: &Payload) {
         self.objects.let_go(payload);
+        self.far.let_go(payload);
         self.forget_shared(self.together.leave(payload));
     }
 
@@ -178,15 +204,26 @@ impl Stages {
 
     /// All that is held.
     pub(super) fn rows(&self) -> Vec<StageRow> {
-        let row = |(uri, class, bytes): (&StageUri, Class, u64)| {
-            let place = if class == Class::File { StagePlace::Volume } else { StagePlace::Memory };
+        let row = |broker: &Broker, (uri, class, bytes): (&StageUri, Class, u64)| {
+            let medium = broker.ledger().object(uri).map(|object| object.medium);
+            let place = match (class, medium) {
+                (_, Some(Medium::Object)) => StagePlace::Object,
+                (Class::File, _) => StagePlace::Volume,
+                _ => StagePlace::Memory,
+            };
             StageRow { stage: uri.to_string(), bytes, place }
         };
-        self.broker.ask(move |broker| broker.stages().map(row).collect()).unwrap_or_default()
+        let rows = move |broker: &mut Broker| broker.stages().map(|stage| row(broker, stage)).collect();
+        self.broker.ask(rows).unwrap_or_default()
     }
 
     /// A stage for the pilot's own user to read, and its size; or why not, for people.
-    pub(super) fn open_for_user(&self, uri: &StageUri) -> Result<(OwnedFd, u64), String> {
+    pub(super) async fn open_for_user(&self, uri: &StageUri) -> Result<(OwnedFd, u64), String> {
+        if let Some(copy) = self.copy_of_away(uri).await {
+            let copy = copy.map_err(|error| format!("fetch {uri}: {error}"))?;
+            let bytes = copy.metadata().map_or(0, |meta| meta.len());
+            return Ok((copy.into(), bytes));
+        }
         if let Some(path) = self.file(uri).filter(|path| path.is_dir()) {
             return Err(format!("it is a folder, which lies at {}", path.display()));
         }
@@ -238,13 +275,14 @@ impl Stages {
         // Unknown is fine: it was never reserved.
         let _ = self.broker.ask(move |broker| uris.iter().filter(|uri| broker.remove(uri)).count());
         for lies in files {
-            drop_file(&lies.path);
+            self.drop_lies(&lies);
         }
     }
 
     /// A payload will not run again: what only it would still have read goes.
     pub(super) fn settle(&self, payload: &Payload) {
         self.objects.let_go(payload);
+        self.far.let_go(payload);
         for input in &payload.inputs {
             if let Source::Stage(uri) = &input.source {
                 // An input read under two names is released once.
@@ -260,8 +298,15 @@ impl Stages {
         if let Ok(Ok(Fate::Gone)) = self.broker.ask(move |broker| broker.release(&asked, &reader)) {
             self.retained.forget(uri);
             if let Some(lies) = held.remove(uri) {
-                drop_file(&lies.path);
+                self.drop_lies(&lies);
             }
+        }
+    }
+
+    fn drop_lies(&self, lies: &Lies) {
+        match &lies.away {
+            Some(away) => self.drop_away(away),
+            None => drop_file(&lies.path),
         }
     }
 }

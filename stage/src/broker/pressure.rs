@@ -144,6 +144,21 @@ impl Broker {
         }
     }
 
+    /// What spilling could free at most.
+    #[must_use]
+    pub fn idle_bytes(&self) -> u64 {
+        if self.limits.can_spill { self.pressure.idle_bytes } else { 0 }
+    }
+
+    /// The file of a stage left the disk for an object store, or came back; whoever opens it has seen to it that it is there.
+    pub fn relocate(&mut self, uri: &StageUri, medium: Medium) {
+        if self.ledger.relocate(uri, medium).is_ok() {
+            // A disk that was full may not be any more.
+            self.pressure.full = false;
+            self.relieve();
+        }
+    }
+
     /// A stage came, went, or changed hands: whether it may be spilled.
     pub(super) fn reconsider(&mut self, uri: &StageUri) {
         let Some(stage) = self.stages.get(uri) else { return };

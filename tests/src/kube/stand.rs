@@ -64,6 +64,8 @@ impl PodStand {
             registry_access: access(&namespace),
             store,
             stage_memory_bytes: 256 << 20,
+            stage_disk_bytes: None,
+            spill_to: None,
             object_access: ObjectAccess::default(),
             object_cache_bytes: 256 << 20,
             log_max_bytes: 1 << 20,

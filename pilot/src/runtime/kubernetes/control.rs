@@ -23,7 +23,7 @@ impl Control for KubernetesRuntime {
         self.shared.stages.rows()
     }
 
-    fn open_stage(&self, stage: &StageUri) -> Result<(OwnedFd, u64), String> {
-        self.shared.stages.open_for_user(stage)
+    async fn open_stage(&self, stage: &StageUri) -> Result<(OwnedFd, u64), String> {
+        self.shared.stages.open_for_user(stage).await
     }
 }

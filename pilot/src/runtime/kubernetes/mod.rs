@@ -51,7 +51,7 @@ use crate::runtime::adoption::{Inventory, Standing};
 use crate::runtime::logs::LogLimit;
 use crate::runtime::objects::Objects;
 use crate::runtime::record::LaunchLog;
-use crate::runtime::stages::Stages;
+use crate::runtime::stages::{StageRoom, Stages};
 use crate::runtime::talk::Talk;
 
 /// All that has to be known to be the pilot of a pod.
@@ -73,6 +73,10 @@ pub struct PodConfig {
     pub store: PathBuf,
     /// Memory for stages, in bytes.
     pub stage_memory_bytes: u64,
+    /// Most bytes of stages on the volume, if there is a limit.
+    pub stage_disk_bytes: Option<u64>,
+    /// Where stages go that do not fit there.
+    pub spill_to: Option<objects::ObjectUrl>,
     /// How objects are reached.
     pub object_access: ObjectAccess,
     /// Most bytes of fetched objects that are kept.
@@ -198,8 +202,15 @@ impl KubernetesRuntime {
         }
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let room = StageRoom {
+            memory_bytes: config.stage_memory_bytes,
+            disk_bytes: config.stage_disk_bytes,
+            spill_to: config.spill_to,
+            // What an earlier life of this pod's pilot left is written down on the volume.
+            left_far: Vec::new(),
+        };
         let stages = Stages::new(
-            config.stage_memory_bytes,
+            room,
             config.serves,
             share.stages_root(),
             share.private().join("pipes"),
@@ -280,6 +291,7 @@ impl Runtime for KubernetesRuntime {
         if let Some(text) = self.shapes.first().and_then(fits) {
             return Err(Fault::new(FaultClass::Payload, text));
         }
+        self.shared.stages.bring_back(payload).await?;
         let objects_brought = self.shared.stages.objects.prepare(payload).await?;
         let mounts = match self.shapes.first() {
             Some(shape) => mounted::prepare(payload, shape, &self.shared.stages)?,
@@ -343,6 +355,7 @@ impl Runtime for KubernetesRuntime {
         }
         while retiring.join_next().await.is_some() {}
         self.shared.stages.rest();
+        self.shared.stages.clear_far().await;
         self.shared.stages.objects.settle().await;
     }
 

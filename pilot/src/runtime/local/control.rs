@@ -30,7 +30,7 @@ impl Control for LocalRuntime {
         self.shared.stages.rows()
     }
 
-    fn open_stage(&self, stage: &StageUri) -> Result<(OwnedFd, u64), String> {
-        self.shared.stages.open_for_user(stage)
+    async fn open_stage(&self, stage: &StageUri) -> Result<(OwnedFd, u64), String> {
+        self.shared.stages.open_for_user(stage).await
     }
 }

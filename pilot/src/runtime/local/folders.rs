@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use oci_runner::remove_tree;
 
-use crate::runtime::stages::prune;
+use crate::runtime::stages::{left_far, prune};
 
 /// Why the folders can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +122,8 @@ pub struct SlotFolders {
 pub struct Swept {
     /// IDs of pilots that died without tidying up.
     pub pilots: Vec<String>,
+    /// What their stages may have left in an object store.
+    pub far: Vec<objects::ObjectUrl>,
 }
 
 impl PilotFolders {
@@ -389,9 +391,11 @@ fn sweep(state_dir: &Path, scratch_dir: &Path) -> Swept {
         if lock.as_ref().is_some_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock))) {
             continue;
         }
+        let far = left_far(&scratch.join("stages"));
         let gone = [scratch, state].iter().all(|path| remove_tree(path).is_ok());
         if gone {
             swept.pilots.push(id);
+            swept.far.extend(far);
         }
     }
     swept
@@ -438,7 +442,7 @@ mod tests {
         let moved = std::mem::ManuallyDrop::new(dead);
         moved._lock.unlock().expect("unlock");
         let (_third, swept) = PilotFolders::create(&state, &scratch, "third").expect("create");
-        assert_eq!(swept, Swept { pilots: vec!["dead".into()] });
+        assert_eq!(swept, Swept { pilots: vec!["dead".into()], far: Vec::new() });
         assert!(!state.join("pilots/dead").exists() && !scratch.join("pilots/dead").exists());
         assert!(state.join("pilots/alive").exists() && scratch.join("pilots/alive").exists());
         drop(alive);

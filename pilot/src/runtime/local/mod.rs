@@ -42,7 +42,7 @@ use crate::runtime::objects::Objects;
 use crate::runtime::record::LaunchLog;
 pub use crate::runtime::record::start_ticks;
 use crate::runtime::sources::identity;
-use crate::runtime::stages::Stages;
+use crate::runtime::stages::{StageRoom, Stages};
 use crate::runtime::talk::Talk;
 
 /// Why the local backend can't start here.
@@ -141,7 +141,13 @@ impl LocalRuntime {
         let cache = config.scratch_dir.join("objects");
         let objects = Objects::new(config.object_access.clone(), cache, config.object_cache_bytes);
         let (root, pipes) = (folders.stages_root(), folders.pipes());
-        let stages = Stages::new(config.memory_bytes, serves, root, pipes, objects, !foreign_uid);
+        let room = StageRoom {
+            memory_bytes: config.memory_bytes,
+            disk_bytes: config.stage_disk_bytes,
+            spill_to: config.spill_to.clone(),
+            left_far: swept.far,
+        };
+        let stages = Stages::new(room, serves, root, pipes, objects, !foreign_uid);
         let shared = Shared {
             folders,
             images,
@@ -196,6 +202,7 @@ fn choose_attach(
 impl Runtime for LocalRuntime {
     async fn prepare(&self, payload: &Payload) -> Result<Prepared, Fault> {
         let prepared = self.shared.images.prepare(payload).await?;
+        self.shared.stages.bring_back(payload).await?;
         let objects_brought = self.shared.stages.objects.prepare(payload).await?;
         let mounted = mounted::wanted(payload, &self.shared.stages)?;
         if !mounted.is_empty() {
@@ -269,6 +276,7 @@ impl Runtime for LocalRuntime {
             *held = None;
         }
         self.shared.stages.rest();
+        self.shared.stages.clear_far().await;
         self.shared.stages.objects.settle().await;
     }
 

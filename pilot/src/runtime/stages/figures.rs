@@ -42,7 +42,7 @@ impl Counting {
         self.add(|figures| figures.copied_bytes += bytes);
     }
 
-    /// A stage left memory for a file, because memory was short.
+    /// A stage left memory for a file, or the volume for an object store, because there was no room.
     pub(super) fn spilled(&self, bytes: u64) {
         self.add(|figures| {
             figures.spilled += 1;

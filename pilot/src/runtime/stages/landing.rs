@@ -204,7 +204,7 @@ impl Stages {
         let kept = self.broker.insert(&uri, made, &reading(payload, output)).map_err(stopped)?;
         match (kept, path) {
             (Ok(true), Some(path)) => {
-                held.insert(uri, Lies { path, was_memory: false });
+                held.insert(uri, Lies { path, was_memory: false, away: None });
                 Ok(None)
             }
             (Ok(true), None) => Ok(None),

@@ -26,7 +26,7 @@ use super::folders::{open_folder, tidy};
 use super::{Lies, Stages};
 
 /// Where the broker makes its files. No workflow can have this name.
-const SPILL: &str = ".spill";
+pub(super) const SPILL: &str = ".spill";
 
 /// Most moves that wait to be taken over.
 const WORDS_MAX: usize = 1024;
@@ -100,7 +100,7 @@ impl Stages {
         match self.give_place(uri, &folder) {
             Ok(true) => {
                 let path = folder.join(uri.output.as_str());
-                held.insert(uri.clone(), Lies { path, was_memory: true });
+                held.insert(uri.clone(), Lies { path, was_memory: true, away: None });
                 if self.noted {
                     self.note_held(&held, (&uri.workflow, &uri.payload), &folder);
                 }
@@ -130,7 +130,7 @@ impl Stages {
         }
     }
 
-    fn folder_of(&self, uri: &StageUri) -> PathBuf {
+    pub(super) fn folder_of(&self, uri: &StageUri) -> PathBuf {
         self.root.join(uri.workflow.as_str()).join(uri.payload.as_str())
     }
 

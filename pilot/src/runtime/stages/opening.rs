@@ -100,11 +100,33 @@ impl Stages {
     }
 
     async fn make_room(&self, payload: &Payload, output: &Output) -> Result<(), Fault> {
-        let Some(asked) = reservation(payload, output) else { return Ok(()) };
-        let (tell, told) = tokio::sync::oneshot::channel();
-        // One that gave up is not told; what it was given is dropped with the rest of that try.
-        self.broker.reserve(asked, move |reserved| drop(tell.send(reserved))).map_err(stopped)?;
-        self.reserved(payload, output, told.await.map_err(|_| stopped(Stopped))?)
+        loop {
+            let Some(asked) = reservation(payload, output) else { return Ok(()) };
+            let (tell, told) = tokio::sync::oneshot::channel();
+            // One that gave up is not told; what it was given is dropped with the rest of that try.
+            self.broker.reserve(asked, move |reserved| drop(tell.send(reserved))).map_err(stopped)?;
+            let reserved = told.await.map_err(|_| stopped(Stopped))?;
+            let lacking = reserved.as_ref().err().and_then(|error| self.lacks_disk(error));
+            match lacking {
+                Some(bytes) if self.make_disk_room(bytes).await => {}
+                _ => return self.reserved(payload, output, reserved),
+            }
+        }
+    }
+
+    /// How much must leave the volume so that there is room; `None` when that would not help.
+    fn lacks_disk(&self, error: &ReserveError) -> Option<u64> {
+        let ReserveError::OverBudget { medium, max_bytes, free_bytes, budget_bytes, .. } = error else {
+            return None;
+        };
+        let lacking = max_bytes.saturating_sub(*free_bytes);
+        let helps = match medium {
+            Medium::Disk => true,
+            // Stages in memory could go to the volume, and there is no room.
+            Medium::Memory => self.broker.ask(|broker| broker.idle_bytes()).unwrap_or(0) >= lacking,
+            Medium::Object => false,
+        };
+        (self.has_far() && helps && max_bytes <= budget_bytes).then_some(lacking)
     }
 
     fn reserve(&self, payload: &Payload, output: &Output) -> Result<(), Fault> {
@@ -123,10 +145,13 @@ impl Stages {
             let never = matches!(&error, ReserveError::OverBudget { max_bytes, budget_bytes, .. }
                 if max_bytes > budget_bytes);
             let class = if never { FaultClass::Payload } else { FaultClass::Retry };
-            Fault::new(
-                class,
-                format!("{error}; lower its max_size, use class file, or give the pilot more --memory"),
-            )
+            let advice = match &error {
+                ReserveError::OverBudget { medium: Medium::Disk, .. } => {
+                    "or give the pilot more --stage-disk"
+                }
+                _ => "use class file, or give the pilot more --memory",
+            };
+            Fault::new(class, format!("{error}; lower its max_size, {advice}"))
         })?;
         if output.class == StageClass::Shared {
             self.together.know_memory(payload, output);
@@ -185,7 +210,7 @@ impl Stages {
         let link = || Ok(OpenInput::Link(format!("{FILE_INPUTS}/{name}")));
         let moved = || Ok(OpenInput::Moved(format!("{FILE_INPUTS}/{name}")));
         let lies = self.lock().get(uri).cloned();
-        if let Some(Lies { path, was_memory }) = lies {
+        if let Some(Lies { path, was_memory, .. }) = lies {
             let stages = open_folder(path.parent().unwrap_or(&path))?;
             let failed = |error: &dyn std::error::Error| Fault::new(FaultClass::Retry, chain(error));
             if path.is_dir() {

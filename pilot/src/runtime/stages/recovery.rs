@@ -41,7 +41,9 @@ impl Stages {
         (workflow, payload): (&StageName, &StageName),
         stages: &Path,
     ) {
-        let of_it = held.iter().filter(|(uri, _)| (&uri.workflow, &uri.payload) == (workflow, payload));
+        let of_it = held.iter().filter(|(uri, lies)| {
+            lies.away.is_none() && (&uri.workflow, &uri.payload) == (workflow, payload)
+        });
         let known = of_it.map(|(uri, lies)| (uri.clone(), lies.path.is_dir(), lies.was_memory));
         let known: Vec<(StageUri, bool, bool)> = known.collect();
         let noted = move |broker: &mut Broker| -> Vec<Noted> {
@@ -85,6 +87,7 @@ impl Stages {
                 tidy(&folder);
             }
         }
+        self.recover_away();
     }
 
     fn recover_file(&self, workflow: &StageName, payload: &StageName, noted: &Noted, folder: &Path) {
@@ -100,7 +103,8 @@ impl Stages {
         let made = if *is_folder { Ok(Made::Folder { bytes: *bytes }) } else { self.made(&uri, *bytes) };
         let Ok(made) = made else { return };
         if let Ok(Ok(true)) = self.broker.insert(&uri, made, readers) {
-            held.insert(uri, Lies { path: folder.join(output.as_str()), was_memory: *was_memory });
+            let path = folder.join(output.as_str());
+            held.insert(uri, Lies { path, was_memory: *was_memory, away: None });
         }
     }
 }
