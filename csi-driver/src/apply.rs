@@ -140,7 +140,8 @@ fn own(folder: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>, mode: u32) ->
 
 /// Removes what a failed step left. What can't be removed stays with its record, for the next start.
 fn undo(parent: BorrowedFd<'_>, journal: &Journal, volume: &Volume) {
-    let Ok(Some(recorded)) = journal.read(&volume.id) else { return };
+    // Without a record nothing has been given its name.
+    let recorded = journal.read(&volume.id).ok().flatten().unwrap_or_else(|| volume.clone());
     let gone = match set_aside(parent, &recorded) {
         // It never came so far, or stands there without its mount.
         Ok(()) => remove(parent, &recorded.aside, recorded.birth).is_ok(),

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::plan::{self, Collect, Limits, Publish, Trace, Unpublish};
 use crate::remove::Content;
 use crate::request::PublishRequest;
-use crate::target::{Pods, Target};
+use crate::target::{Found, Pods, Target, look};
 use crate::tenant::{Key, Tenant};
 use crate::volume::{Backing, RECORD_VERSION, Volume, VolumeId, Volumes};
 use crate::work::{Measure, Removal, STACK_BYTES, Work};
@@ -210,7 +210,7 @@ struct Owner {
 impl Owner {
     fn run(mut self, recorded: Vec<Volume>, mut asked: mpsc::Receiver<Ask>) {
         recorded.into_iter().for_each(|volume| self.recover(volume));
-        self.recover_tenants();
+        self.forget_tenants();
         self.metrics.recovered();
         self.count();
         while let Some(ask) = asked.blocking_recv() {
@@ -396,10 +396,15 @@ impl Owner {
         }
     }
 
-    /// Removes a tenant's folder with its last volume.
+    /// Removes a tenant's folder with its last volume. An empty one stays until the next collection: its tenant may be back soon.
     fn part(&self, tenant: &Tenant) {
-        if self.volumes.held_by(tenant).volumes == 0 {
-            self.remove_tenant(&self.key.folder(tenant));
+        let name = self.key.folder(tenant);
+        let is_empty = || {
+            look(self.journal.tenants(), &name)
+                .map(|found| matches!(found, Found::Folder { empty: true, .. }))
+        };
+        if self.volumes.held_by(tenant).volumes == 0 && !is_empty().unwrap_or(false) {
+            self.remove_tenant(&name);
         }
     }
 
@@ -422,7 +427,8 @@ impl Owner {
         }
     }
 
-    fn recover_tenants(&self) {
+    /// Removes the folders of tenants that have no volume.
+    fn forget_tenants(&self) {
         let live: Vec<String> =
             self.volumes.iter().map(|known| self.key.folder(&known.volume.tenant)).collect();
         match names(self.journal.tenants()) {
@@ -507,6 +513,7 @@ impl Owner {
             self.metrics.collected();
             self.leave(id, None);
         }
+        self.forget_tenants();
     }
 
     /// Measures a volume when there is time. That it can't be done now is no matter: the next round tries again.

@@ -175,7 +175,9 @@ async fn tenants_are_apart_and_a_folder_goes_with_a_tenants_last_volume() {
     let settings = root.path().join("settings.yaml");
     fs::write(&settings, "domains:\n  physics: [cms/*]\n").expect("settings");
     let settings = settings.display().to_string();
-    let kubelet = Kubelet::start_in(root, &["--register", "false", "--settings", &settings]).await;
+    let kubelet =
+        Kubelet::start_in(root, &["--register", "false", "--collect-ms", "50", "--settings", &settings])
+            .await;
     let one = with(kubelet.pod("pod1"), &[]);
     let two = with(kubelet.pod("pod2"), &[("csi.storage.k8s.io/pod.namespace", "atlas")]);
     let three = with(kubelet.pod("pod3"), &[("domain", "physics")]);
