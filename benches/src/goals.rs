@@ -155,6 +155,13 @@ const GOALS: &[Goal] = &[
         ["broker/release, 100 stages [us]", "broker/release, 10000 stages [us]"],
         (0.8, "us"),
     ),
+    most("CSI driver, publish a volume", ("csi", "csi-driver/publish"), (5.0, "ms", 1.0)),
+    most("CSI driver, unpublish a volume", ("csi", "csi-driver/unpublish"), (5.0, "ms", 1.0)),
+    most(
+        "CSI driver, RSS with 500 volumes",
+        ("csi", "csi-driver/rss, 500 volumes [KiB]"),
+        (20.0, "MiB", KIB_TO_MIB),
+    ),
     most(
         "500 MB image, bind in a second slot",
         ("unpack", "latebind/bind of the stored image [ms]"),

@@ -85,6 +85,12 @@ impl Ground {
         self.dist.join("pilot")
     }
 
+    /// The CSI driver's program file.
+    #[must_use]
+    pub fn csi_driver(&self) -> PathBuf {
+        self.dist.join("csi-driver")
+    }
+
     /// A program made from a C file here.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {

@@ -35,6 +35,7 @@ fn tables(results: &Value) -> Result<String, std::fmt::Error> {
         ("queue", "The queue"),
         ("idle", "An idle pilot"),
         ("shim", "payload-shim"),
+        ("csi", "The CSI driver"),
         ("unpack", "500 MB image"),
         ("pull", "500 MB image from a registry"),
     ] {

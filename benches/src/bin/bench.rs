@@ -11,7 +11,9 @@ use clap::{Args, Parser, ValueEnum};
 use pilot_benches::ground::Ground;
 use pilot_benches::peers::command;
 use pilot_benches::throughput::Amount;
-use pilot_benches::{bind, idle, kube, machine, pull, queue, report, shim, stages, throughput, tree, unpack};
+use pilot_benches::{
+    bind, csi, idle, kube, machine, pull, queue, report, shim, stages, throughput, tree, unpack,
+};
 use serde_json::{Value, json};
 
 /// Whom the benchmark also runs as when root starts it: an id that owns nothing.
@@ -35,7 +37,7 @@ enum Command {
 
 #[derive(Args, Clone, Debug)]
 struct Measure {
-    /// Folder with pilot and payload-shim
+    /// Folder with pilot, payload-shim and csi-driver
     #[arg(long)]
     dist: PathBuf,
     /// Folder with what is made from the C files: first, least and loop
@@ -93,6 +95,7 @@ enum What {
     Queue,
     Idle,
     Stages,
+    Csi,
     Unpack,
     Pull,
     Kube,
@@ -219,6 +222,7 @@ fn sections(arguments: &Measure, ground: &Ground) -> anyhow::Result<Vec<Value>> 
                 };
                 stages::measure(ground, packages, arguments.stage_rounds).context("stages")?
             }
+            (What::Csi, _) => csi::measure(ground, arguments.rounds).context("csi")?,
             (What::Unpack, Some(layout)) => {
                 unpack::measure(ground, layout, arguments.unpack_rounds).context("unpack")?
             }
@@ -253,7 +257,7 @@ fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Vec<Value>> {
     for name in ["first", "least", "loop"] {
         copy(&arguments.programs.join(name), name)?;
     }
-    for name in ["pilot", "payload-shim"] {
+    for name in ["pilot", "payload-shim", "csi-driver"] {
         copy(&arguments.dist.join(name), name)?;
     }
     let hyperqueue = arguments.hyperqueue.as_ref().map(|packages| {
