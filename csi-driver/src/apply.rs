@@ -18,7 +18,8 @@ use crate::layout;
 use crate::mounts::{Detached, detach};
 use crate::remove::remove;
 use crate::target::{FOLDER, Found, STRICT, birth, look};
-use crate::volume::{Backing, Volume, Wanted};
+use crate::volume::{Backing, Birth, Volume, Wanted};
+use crate::work::STACK_BYTES;
 
 /// Which folder of a tenant its shared volumes show.
 const SHARED: &str = "shared";
@@ -61,28 +62,40 @@ fn make_whole(
 ) -> Result<Volume, Failed> {
     volume.birth = None;
     journal.write(&volume, false).map_err(at("write the volume's record"))?;
-    mkdirat(parent, &volume.aside, Mode::RWXU).map_err(at("make the folder"))?;
-    let made = openat(parent, &volume.aside, FOLDER, Mode::empty()).map_err(at("open the folder"))?;
-    if volume.wanted.backing == Backing::Folder {
-        furnish(made.as_fd(), &volume.wanted)?;
-    }
-    volume.birth = Some(birth(made.as_fd()).map_err(at("look at the folder"))?);
-    drop(made);
-    journal.write(&volume, true).map_err(at("write the volume's record"))?;
+    // The disk is waited for twice, for the record and for its name: at the same time, because that is most of what making takes.
+    std::thread::scope(|scope| {
+        let settle = || journal.settle().map_err(at("write the volume's record"));
+        let thread = std::thread::Builder::new().name("csi-settle".to_owned()).stack_size(STACK_BYTES);
+        let settling = thread.spawn_scoped(scope, settle);
+        volume.birth = Some(make_aside(parent, &volume)?);
+        journal.write(&volume, true).map_err(at("write the volume's record"))?;
+        match settling.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(settled)) => settled,
+            // There is no thread to be had, or it died.
+            Ok(Err(_)) | Err(_) => settle(),
+        }
+    })?;
     let name = volume.target.name();
     match renameat_with(parent, &volume.aside, parent, name, RenameFlags::NOREPLACE) {
-        // What is there is an empty folder, or else this fails.
-        Err(Errno::EXIST) => {
-            renameat(parent, &volume.aside, parent, name).map_err(at("put the folder in place"))?
-        }
-        // File systems that can't promise it (some FUSE): nobody else makes this name.
-        Err(Errno::INVAL) => {
-            renameat(parent, &volume.aside, parent, name).map_err(at("put the folder in place"))?
+        // What is there is an empty folder, or else this fails. And there are file systems that can't promise it (some FUSE): nobody
+        // else makes this name.
+        Err(Errno::EXIST | Errno::INVAL) => {
+            renameat(parent, &volume.aside, parent, name).map_err(at("put the folder in place"))?;
         }
         other => other.map_err(at("put the folder in place"))?,
     }
     mount(parent, tenant, &volume)?;
     Ok(volume)
+}
+
+/// Makes a volume's folder under its other name.
+fn make_aside(parent: BorrowedFd<'_>, volume: &Volume) -> Result<Birth, Failed> {
+    mkdirat(parent, &volume.aside, Mode::RWXU).map_err(at("make the folder"))?;
+    let made = openat(parent, &volume.aside, FOLDER, Mode::empty()).map_err(at("open the folder"))?;
+    if volume.wanted.backing == Backing::Folder {
+        furnish(made.as_fd(), &volume.wanted)?;
+    }
+    birth(made.as_fd()).map_err(at("look at the folder"))
 }
 
 /// Mounts on a volume's folder what it is to show; nothing for a volume that is the folder.

@@ -216,7 +216,12 @@ impl Owner {
         while let Some(ask) = asked.blocking_recv() {
             match ask {
                 // Who asked may have given up; what was done stays done, and is said again when asked again.
-                Ask::Publish(request, answer) => drop(answer.send(self.publish(*request))),
+                Ask::Publish(request, answer) => {
+                    let result = self.publish(*request);
+                    // Who has an answer finds it in the figures.
+                    self.count();
+                    drop(answer.send(result));
+                }
                 Ask::Unpublish(id, target, answer) => self.unpublish(id, &target, answer),
                 Ask::Stats(id, target, answer) => drop(answer.send(self.stats(&id, &target))),
                 Ask::Collect(now) => self.collect(now),
@@ -391,6 +396,7 @@ impl Owner {
                 Err(UnpublishError::Io { step: "remove the folder", source })
             }
         };
+        self.count();
         if let Some(answer) = answer {
             let _ = answer.send(result);
         }

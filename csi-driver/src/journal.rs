@@ -138,7 +138,8 @@ impl Journal {
         Ok((volumes, unreadable))
     }
 
-    /// Writes a volume's record. When it returns, no end of this process can undo it; with `durable`, no end of the machine.
+    /// Writes a volume's record. When it returns, no end of this process can undo it; with `durable`, no end of the machine,
+    /// if the name of a record that was there before is on the disk ([`Journal::settle`]).
     ///
     /// A record of one page is written in place, in one call, which a kill does not cut in two: replacing a file frees a block for
     /// each volume, and there are disks that are told of each (mount option `discard`) and take milliseconds for it.
@@ -152,7 +153,10 @@ impl Journal {
         if text.len() > PAGE || there.as_ref().is_some_and(|there| !is_step_to(there, volume)) {
             return self.replace(&name, &text, durable);
         }
-        let written = put(self.volumes.as_fd(), &name, &text, durable).and_then(|()| self.settle(durable));
+        let mut written = put(self.volumes.as_fd(), &name, &text, durable);
+        if durable && there.is_none() {
+            written = written.and_then(|()| self.settle());
+        }
         if written.is_err() && there.is_none() {
             // It may not even be there.
             let _ = unlinkat(&self.volumes, &name, AtFlags::empty());
@@ -168,15 +172,17 @@ impl Journal {
             // It may not even be there.
             let _ = unlinkat(&self.volumes, &fresh, AtFlags::empty());
         }
-        written.and_then(|()| self.settle(durable))
+        written?;
+        if durable { self.settle() } else { Ok(()) }
     }
 
-    /// Puts the records' names on the disk, which a file system without a journal does not do with the file.
-    fn settle(&self, durable: bool) -> io::Result<()> {
-        if durable {
-            fsync(&self.volumes)?;
-        }
-        Ok(())
+    /// Waits until the names of all records that are there are on the disk, which a file system without a journal does not do with
+    /// a file's bytes.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn settle(&self) -> io::Result<()> {
+        Ok(fsync(&self.volumes)?)
     }
 
     /// Reads a volume's record; none if there is none, or none that is understood.

@@ -146,8 +146,8 @@ const TENANT_BYTES: u64 = 64 << 30;
 const COLLECT_MS: u64 = 60_000;
 /// A kubelet that is being upgraded is back by then.
 const GRACE_MS: u64 = 600_000;
-/// sockaddr_un's path, its NUL included.
-const SOCKET_PATH_MAX: usize = 108;
+/// sockaddr_un's path has 108 bytes with its NUL, and a socket is made under a name that is one longer.
+const SOCKET_PATH_MAX: usize = 107;
 /// More volumes than this are a mistake: each costs a record that is held in memory.
 const VOLUMES_MAX: u32 = 100_000;
 
@@ -282,7 +282,7 @@ fn check_socket(path: &Path) -> Result<(), SettingsError> {
     if path.as_os_str().len() < SOCKET_PATH_MAX {
         return Ok(());
     }
-    let reason = "a socket's path must be shorter than 108 bytes";
+    let reason = "a socket's path must be shorter than 107 bytes";
     Err(SettingsError::Value { name: "endpoint", value: path.display().to_string(), reason })
 }
 

@@ -45,7 +45,7 @@ pub fn take(path: &Path) -> Result<Bound, SocketError> {
 
 fn bind_private(path: &Path) -> io::Result<Bound> {
     match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(meta) if meta.file_type().is_socket() => {}
         Ok(_) => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));
         }
@@ -56,10 +56,20 @@ fn bind_private(path: &Path) -> io::Result<Bound> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // Before it has a name: nobody else connects in between.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // It gets its name when it can be connected to. The kubelet does not look at names that begin with a point.
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    let fresh = path.with_file_name(name);
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    bind(&socket, &SocketAddrUnix::new(&fresh)?)?;
     listen(&socket, BACKLOG)?;
     let listener = UnixListener::from_std(StdListener::from(socket))?;
-    Ok(Bound { listener, inode: inode(path)? })
+    let inode = inode(&fresh)?;
+    std::fs::rename(&fresh, path)?;
+    Ok(Bound { listener, inode })
 }
 
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
