@@ -111,7 +111,7 @@ impl Drop for Node {
     }
 }
 
-/// Publishes and unpublishes so many volumes one after the other, with no others and with [`MANY`] others.
+/// Publishes and unpublishes so many volumes one after the other, with no others and with 500 others.
 ///
 /// # Errors
 /// When the driver does not start, or refuses.
