@@ -37,7 +37,7 @@ enum Command {
 
 #[derive(Args, Clone, Debug)]
 struct Measure {
-    /// Folder with pilot, payload-shim and csi-driver
+    /// Folder with pilot and payload-shim, and csi-driver for its part
     #[arg(long)]
     dist: PathBuf,
     /// Folder with what is made from the C files: first, least and loop
@@ -257,8 +257,11 @@ fn as_user(arguments: &Measure, shared: &Path) -> anyhow::Result<Vec<Value>> {
     for name in ["first", "least", "loop"] {
         copy(&arguments.programs.join(name), name)?;
     }
-    for name in ["pilot", "payload-shim", "csi-driver"] {
+    for name in ["pilot", "payload-shim"] {
         copy(&arguments.dist.join(name), name)?;
+    }
+    if arguments.only.contains(&What::Csi) {
+        copy(&arguments.dist.join("csi-driver"), "csi-driver")?;
     }
     let hyperqueue = arguments.hyperqueue.as_ref().map(|packages| {
         let to = shared.join("packages");
