@@ -19,13 +19,14 @@
 //! are for payloads that run at the same time; what goes through them never becomes a stage.
 //!
 //! [`broker`] decides who may make and read what, through sockets that [`server`] owns; [`client`] is what a payload links
-//! to speak with it. The messages are [`wire::stage`].
+//! to speak with it. The messages are [`wire::stage`]. Through an [`exchange`] the brokers of several pilots share what they have.
 //!
 //! **Must not know:** Kubernetes, queues, payload life cycles, which folder belongs to whom. Folders arrive as
 //! descriptors, so no path of a payload is ever walked.
 
 pub mod broker;
 pub mod client;
+pub mod exchange;
 pub mod server;
 
 mod copy;

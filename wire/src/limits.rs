@@ -52,6 +52,12 @@ pub enum Violation {
         /// The name as received, shortened.
         name: String,
     },
+    /// A path that is not of plain names.
+    #[error("path {path:?} has an empty part, \".\" or \"..\"")]
+    Path {
+        /// The path as received, shortened.
+        path: String,
+    },
     /// A number outside its range.
     #[error("{what} {value} is outside {min}..={max}")]
     Range {
@@ -68,6 +74,10 @@ pub enum Violation {
 
 pub(crate) fn count(what: &'static str, count: usize, max: usize) -> Result<(), Violation> {
     if count > max { Err(Violation::TooMany { what, count, max }) } else { Ok(()) }
+}
+
+pub(crate) fn long(what: &'static str, bytes: usize, max: usize) -> Result<(), Violation> {
+    if bytes > max { Err(Violation::TooLong { what, bytes, max }) } else { Ok(()) }
 }
 
 pub(crate) fn range(what: &'static str, value: i64, min: i64, max: i64) -> Result<(), Violation> {
@@ -93,4 +103,42 @@ pub(crate) fn stage_name(name: &str) -> Result<(), Violation> {
         return Ok(());
     }
     Err(Violation::Name { name: name.chars().take(STAGE_NAME_BYTES_MAX).collect() })
+}
+
+/// `stage://<workflow>/<payload>/<output>`, of three stage names.
+pub(crate) fn stage_uri(uri: &str) -> Result<(), Violation> {
+    let parts = uri.strip_prefix("stage://").map(|rest| rest.split('/').collect::<Vec<_>>());
+    match parts.as_deref() {
+        Some([workflow, payload, output]) => {
+            [workflow, payload, output].into_iter().try_for_each(|name| stage_name(name))
+        }
+        _ => Err(Violation::Name { name: uri.chars().take(STAGE_NAME_BYTES_MAX).collect() }),
+    }
+}
+
+/// Bytes in one piece: element by element they would take longer than the system call that carries them. The encoding is
+/// the same.
+pub(crate) mod blob {
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        struct Blob;
+        impl Visitor<'_> for Blob {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        from.deserialize_bytes(Blob)
+    }
 }

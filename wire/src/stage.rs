@@ -19,7 +19,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{Check, Violation, count, stage_name};
+use crate::limits::{Check, Violation, count, long, stage_name};
 use crate::version::Version;
 
 /// What this build speaks on a broker's socket.
@@ -89,7 +89,7 @@ pub enum Request {
         /// Its name.
         output: String,
         /// Its bytes.
-        #[serde(with = "blob")]
+        #[serde(with = "crate::limits::blob")]
         value: Vec<u8>,
     },
     /// Tell the inputs and outputs as they stand.
@@ -146,7 +146,7 @@ pub enum Answer {
     /// To Open, for an inline value.
     Value {
         /// Its bytes.
-        #[serde(with = "blob")]
+        #[serde(with = "crate::limits::blob")]
         value: Vec<u8>,
     },
     /// To List.
@@ -317,37 +317,6 @@ impl Check for Listing {
         count("outputs", self.outputs.len(), ROWS_MAX)?;
         self.inputs.iter().try_for_each(|row| stage_name(&row.name))?;
         self.outputs.iter().try_for_each(|row| stage_name(&row.name))
-    }
-}
-
-fn long(what: &'static str, bytes: usize, max: usize) -> Result<(), Violation> {
-    if bytes > max { Err(Violation::TooLong { what, bytes, max }) } else { Ok(()) }
-}
-
-/// Bytes in one piece: element by element they would take longer than the system call that carries them. The encoding is
-/// the same.
-mod blob {
-    use serde::de::{Error, Visitor};
-    use serde::{Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(bytes)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        struct Blob;
-        impl Visitor<'_> for Blob {
-            type Value = Vec<u8>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(bytes.to_vec())
-            }
-        }
-        from.deserialize_bytes(Blob)
     }
 }
 

@@ -150,7 +150,8 @@ fn receive(socket: &OwnedFd) -> Result<Option<(FromBroker, Option<OwnedFd>)>, Cl
     Ok(Some((message, frame.fds.into_iter().next())))
 }
 
-fn dial(path: &Path) -> io::Result<OwnedFd> {
+/// Connects to a socket, whose path may be longer than an address holds.
+pub(crate) fn dial(path: &Path) -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     match SocketAddrUnix::new(path) {
         Ok(address) => connect(&socket, &address)?,

@@ -43,6 +43,7 @@ use wire::stage::{Answer, Class, Code, INPUTS, Listing, Request, VALUE_BYTES_MAX
 use crate::StageName;
 
 pub use input::{Input, InputError};
+pub(crate) use line::dial;
 pub use output::{Output, Window};
 pub use passing::{Shared, read_stream, shared_input, shared_output, write_stream};
 pub use wire::stage::{InputRow, OutputRow};

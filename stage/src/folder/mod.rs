@@ -144,6 +144,17 @@ pub fn lend_folder(
 ) -> Result<FolderStage, FolderError> {
     // It was judged when it was committed.
     let limits = FolderLimits { max_entries: u64::MAX, ..FolderLimits::new(u64::MAX) };
+    lend_folder_within(stage_dir, name, in_dir, as_name, limits)
+}
+
+/// The same for one that somebody else committed.
+pub(crate) fn lend_folder_within(
+    stage_dir: BorrowedFd<'_>,
+    name: &StageName,
+    in_dir: BorrowedFd<'_>,
+    as_name: &StageName,
+    limits: FolderLimits,
+) -> Result<FolderStage, FolderError> {
     build(stage_dir, name, in_dir, as_name, limits, Doing::Lend)
 }
 
