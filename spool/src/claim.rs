@@ -89,14 +89,44 @@ pub(crate) struct Held {
     pub(crate) gang: i64,
 }
 
+/// A pilot that claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimant<'a> {
+    /// Its name.
+    pub pilot: &'a str,
+    /// The same for all pilots that can have each other's stages; none when it shares them with nobody.
+    pub domain: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Claimant<'a> {
+    fn from(pilot: &'a str) -> Self {
+        Self { pilot, domain: None }
+    }
+}
+
+impl Claimant<'_> {
+    /// The second home of its runs. No pilot is called so: names have no colon.
+    pub(crate) fn shared_home(&self) -> Option<String> {
+        self.domain.map(|domain| format!("{SHARED}{domain}"))
+    }
+}
+
+/// How homes begin that several pilots have.
+pub(crate) const SHARED: &str = "shared:";
+
 impl Work<'_> {
     /// Claims up to `at_most` payloads for a pilot, for `lease_ms` from now: the oldest run first, in the order of
-    /// submission within. A run whose payloads hand each other stages stays with the first pilot that claims from it.
-    /// Ends overdue leases before.
+    /// submission within. A run whose payloads hand each other stages stays with the first pilot that claims from it, and with
+    /// those that it shares stages with. Ends overdue leases before.
     ///
     /// # Errors
     /// When the database can't be used.
-    pub fn claim(&self, pilot: &str, at_most: u32, lease_ms: u64) -> Result<Vec<Offer>, SpoolError> {
+    pub fn claim<'a>(
+        &self,
+        pilot: impl Into<Claimant<'a>>,
+        at_most: u32,
+        lease_ms: u64,
+    ) -> Result<Vec<Offer>, SpoolError> {
         Ok(self.claim_for(pilot, Want { at_most, slots: u32::MAX }, lease_ms)?.offers)
     }
 
@@ -104,13 +134,20 @@ impl Work<'_> {
     ///
     /// # Errors
     /// When the database can't be used.
-    pub fn claim_for(&self, pilot: &str, want: Want, lease_ms: u64) -> Result<Granted, SpoolError> {
+    pub fn claim_for<'a>(
+        &self,
+        pilot: impl Into<Claimant<'a>>,
+        want: Want,
+        lease_ms: u64,
+    ) -> Result<Granted, SpoolError> {
+        let claimant = pilot.into();
+        let (pilot, shared) = (claimant.pilot, claimant.shared_home());
         self.end_overdue()?;
         self.end_pauses()?;
         let mut granted = Granted::default();
         let mut after = 0;
         while granted.offers.len() < want.at_most as usize && !granted.held_up {
-            let Some((run, name, homeless)) = self.next_run(pilot, after)? else { break };
+            let Some((run, name, homeless)) = self.next_run(pilot, shared.as_deref(), after)? else { break };
             after = run.sql();
             let left = want.at_most - u32::try_from(granted.offers.len()).unwrap_or(want.at_most);
             let next = self.next_of(run, Want { at_most: left, ..want })?;
@@ -121,7 +158,7 @@ impl Work<'_> {
             if homeless {
                 self.sql
                     .prepare_cached("UPDATE runs SET home = ?2 WHERE id = ?1")?
-                    .execute((run.sql(), pilot))?;
+                    .execute((run.sql(), shared.as_deref().unwrap_or(pilot)))?;
             }
             for ids in &next.found {
                 let mut offers: Vec<Offer> = Vec::with_capacity(ids.len());
@@ -140,17 +177,26 @@ impl Work<'_> {
     }
 
     /// The oldest run after `after` with a payload for this pilot; whether it is about to get its home.
-    fn next_run(&self, pilot: &str, after: i64) -> Result<Option<(RunId, String, bool)>, SpoolError> {
+    fn next_run(
+        &self,
+        pilot: &str,
+        shared: Option<&str>,
+        after: i64,
+    ) -> Result<Option<(RunId, String, bool)>, SpoolError> {
         let mut find = self.sql.prepare_cached(
             "SELECT id, name, hands_stages AND home = '' FROM runs WHERE id = (SELECT min(id) FROM (
                SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready
                               WHERE home = '' AND n1 > 0 AND id > ?2 ORDER BY id LIMIT 1)
                UNION ALL
                SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready
-                              WHERE home = ?1 AND n1 > 0 AND id > ?2 ORDER BY id LIMIT 1)))",
+                              WHERE home = ?1 AND n1 > 0 AND id > ?2 ORDER BY id LIMIT 1)
+               UNION ALL
+               SELECT * FROM (SELECT id FROM runs INDEXED BY runs_ready
+                              WHERE home = ?3 AND n1 > 0 AND id > ?2 ORDER BY id LIMIT 1)))",
         )?;
-        let row = find
-            .query_row((pilot, after), |row| Ok((RunId::from_sql(row.get(0)?), row.get(1)?, row.get(2)?)));
+        let row = find.query_row((pilot, after, shared), |row| {
+            Ok((RunId::from_sql(row.get(0)?), row.get(1)?, row.get(2)?))
+        });
         Ok(row.optional()?)
     }
 

@@ -50,7 +50,7 @@ mod work;
 
 pub use address::{Address, AddressError, FindError, Found, RunRef};
 pub use cancel::{Cancelled, Selection};
-pub use claim::{Granted, Offer, Report, Skipped, Want};
+pub use claim::{Claimant, Granted, Offer, Report, Skipped, Want};
 pub use clock::{Clock, SystemClock};
 pub use error::{OpenError, SpoolError};
 pub use pilots::{NewPilot, PilotRow, Registration};

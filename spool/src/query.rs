@@ -4,6 +4,7 @@ use pilot_core::{ClaimId, Outcome};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
+use crate::claim::Claimant;
 use crate::error::SpoolError;
 use crate::spool::Spool;
 use crate::words::{Code, Counts, PayloadId, RunFilter, RunId, RunStatus, State, run_of_workflow};
@@ -249,8 +250,8 @@ impl Spool {
     ///
     /// # Errors
     /// When the database can't be read.
-    pub fn upcoming(&self, pilot: &str) -> Result<Upcoming, SpoolError> {
-        work::upcoming(&self.connection, self.now_ms(), pilot)
+    pub fn upcoming<'a>(&self, pilot: impl Into<Claimant<'a>>) -> Result<Upcoming, SpoolError> {
+        work::upcoming(&self.connection, self.now_ms(), pilot.into())
     }
 
     /// As [`crate::Work::cancelled_claims`], without waiting for a writer.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pilot_core::retry::{self, NotAgain};
 use pilot_core::{Attempts, ClaimId, Conclusion, Fault, FaultClass, Outcome};
 
-use crate::claim::{self, Offer};
+use crate::claim::{self, Claimant, Offer};
 use crate::error::SpoolError;
 use crate::words::{Code, PayloadId, RunId, workflow_of};
 use crate::work::Work;
@@ -13,8 +13,8 @@ use crate::work::Work;
 /// What a pilot knows when it comes back.
 #[derive(Clone, Copy, Debug)]
 pub struct Recovery<'a> {
-    /// Its name.
-    pub pilot: &'a str,
+    /// Who it is.
+    pub claimant: Claimant<'a>,
     /// Claims whose payloads still run.
     pub running: &'a [ClaimId],
     /// Of the claims that don't run any more: those whose payload's code may have run. `None` when no one knows: then any
@@ -73,11 +73,42 @@ impl Work<'_> {
     ) -> Result<Recovered, SpoolError> {
         let mut recovered = Recovered::default();
         self.settle_claims(recovery, &mut recovered)?;
-        for (run, name) in self.at_home(recovery.pilot)? {
-            self.make_lost_stages(run, &name, has_stage, &mut recovered)?;
-        }
+        self.make_lost(recovery.claimant, has_stage, &mut recovered)?;
         self.stir();
         Ok(recovered)
+    }
+
+    /// What [`Work::recover`] does about stages, for a pilot that goes on: others of its domain may have gone, and what they had.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn restore<'a>(
+        &self,
+        pilot: impl Into<Claimant<'a>>,
+        has_stage: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Recovered, SpoolError> {
+        let mut recovered = Recovered::default();
+        self.make_lost(pilot.into(), has_stage, &mut recovered)?;
+        if !recovered.made_again.is_empty() || !recovered.failed.is_empty() {
+            self.stir();
+        }
+        Ok(recovered)
+    }
+
+    fn make_lost(
+        &self,
+        claimant: Claimant<'_>,
+        has_stage: &mut dyn FnMut(&str) -> bool,
+        recovered: &mut Recovered,
+    ) -> Result<(), SpoolError> {
+        let mut runs = self.at_home(claimant.pilot)?;
+        if let Some(shared) = claimant.shared_home() {
+            runs.extend(self.at_home(&shared)?);
+        }
+        for (run, name) in runs {
+            self.make_lost_stages(run, &name, has_stage, recovered)?;
+        }
+        Ok(())
     }
 
     fn settle_claims(&self, recovery: &Recovery<'_>, recovered: &mut Recovered) -> Result<(), SpoolError> {
@@ -86,7 +117,7 @@ impl Work<'_> {
              WHERE pilot = ?1 ORDER BY claims.id",
         )?;
         let claims: Vec<(i64, i64, String)> = find
-            .query_map([recovery.pilot], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .query_map([recovery.claimant.pilot], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
         let running: BTreeSet<ClaimId> = recovery.running.iter().copied().collect();
         for (id, payload, run_name) in claims {

@@ -8,7 +8,7 @@ use pilot_core::{ClaimId, Jitter, Outcome};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::cancel::{Cancelled, Selection};
-use crate::claim::{Offer, Report};
+use crate::claim::{Claimant, Offer, Report};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{OpenError, SpoolError};
 use crate::recover::{Recovered, Recovery};
@@ -147,7 +147,12 @@ impl Spool {
     ///
     /// # Errors
     /// When the database can't be used.
-    pub fn claim(&mut self, pilot: &str, at_most: u32, lease_ms: u64) -> Result<Vec<Offer>, SpoolError> {
+    pub fn claim<'a>(
+        &mut self,
+        pilot: impl Into<Claimant<'a>>,
+        at_most: u32,
+        lease_ms: u64,
+    ) -> Result<Vec<Offer>, SpoolError> {
         self.transact(|work| work.claim(pilot, at_most, lease_ms))
     }
 
@@ -185,6 +190,18 @@ impl Spool {
         has_stage: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Recovered, SpoolError> {
         self.transact(|work| work.recover(recovery, has_stage))
+    }
+
+    /// See [`Work::restore`].
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub fn restore(
+        &mut self,
+        claimant: Claimant<'_>,
+        has_stage: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Recovered, SpoolError> {
+        self.transact(|work| work.restore(claimant, has_stage))
     }
 
     /// See [`Work::cancel`].

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use pilot_core::Jitter;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
+use crate::claim::Claimant;
 use crate::clock::Clock;
 use crate::error::SpoolError;
 use crate::words::{Code, RunId};
@@ -109,19 +110,24 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// When the database can't be used.
-    pub fn upcoming(&self, pilot: &str) -> Result<Upcoming, SpoolError> {
-        upcoming(self.sql, self.now_ms, pilot)
+    pub fn upcoming<'p>(&self, pilot: impl Into<Claimant<'p>>) -> Result<Upcoming, SpoolError> {
+        upcoming(self.sql, self.now_ms, pilot.into())
     }
 }
 
 /// As [`Work::upcoming`]; also without a transaction of its own, as a reader.
-pub(crate) fn upcoming(sql: &Connection, now_ms: i64, pilot: &str) -> Result<Upcoming, SpoolError> {
+pub(crate) fn upcoming(
+    sql: &Connection,
+    now_ms: i64,
+    claimant: Claimant<'_>,
+) -> Result<Upcoming, SpoolError> {
     let ready: bool = sql
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM runs INDEXED BY runs_ready WHERE home = '' AND n1 > 0)
-             OR EXISTS (SELECT 1 FROM runs INDEXED BY runs_ready WHERE home = ?1 AND n1 > 0)",
+             OR EXISTS (SELECT 1 FROM runs INDEXED BY runs_ready WHERE home = ?1 AND n1 > 0)
+             OR EXISTS (SELECT 1 FROM runs INDEXED BY runs_ready WHERE home = ?2 AND n1 > 0)",
         )?
-        .query_row([pilot], |row| row.get(0))?;
+        .query_row((claimant.pilot, claimant.shared_home()), |row| row.get(0))?;
     let next: Option<i64> = sql
         .prepare_cached(
             "SELECT min(at) FROM (

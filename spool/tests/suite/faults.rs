@@ -66,7 +66,7 @@ fn work(folder: &Path) {
             vec![payload("a", &[]), NewPayload { retries: 1, ..payload("b", &[0]) }, payload("c", &[1])];
         let new = Submission { key: Some(key), ..submission("w", list) };
         say(&format!("submitted {}", spool.submit(&new).expect("submit").run));
-        let offers = spool.claim(&me, 3, LEASE).expect("claim");
+        let offers = spool.claim(&*me, 3, LEASE).expect("claim");
         for offer in offers {
             say(&format!("claimed {} {}", offer.claim.0, offer.payload.0));
             let code = u8::from(offer.claim.0 % 5 == 0);

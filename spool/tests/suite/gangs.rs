@@ -184,7 +184,7 @@ fn a_pilot_that_comes_back_goes_on_with_a_gang_that_is_whole_and_gives_up_one_th
         let (mut spool, _) = with_gang(folder.path(), |_| {});
         let claims = gang(&mut spool);
         let recovery = Recovery {
-            pilot: "p",
+            claimant: "p".into(),
             running: &claims[..found],
             launched: Some(&claims[..launched]),
             lease_ms: LEASE,
@@ -360,7 +360,7 @@ fn a_stage_that_is_lost_is_made_again_by_its_whole_gang() {
     spool.submit(&submission("run", vec![member("a", 0), member("b", 1), reader])).expect("submit");
     let (offers, _) = claim(&mut spool, 2, 2);
     report(&mut spool, offers.iter().map(|offer| (offer.claim, exit(0))).collect());
-    let recovery = Recovery { pilot: "p", running: &[], launched: Some(&[]), lease_ms: LEASE };
+    let recovery = Recovery { claimant: "p".into(), running: &[], launched: Some(&[]), lease_ms: LEASE };
     let recovered = spool.transact(|work| work.recover(&recovery, &mut |_| false)).expect("recover");
     assert_eq!(recovered.made_again.len(), 2);
     let states = ["a", "b", "reader"].map(|name| state(&mut spool, name));

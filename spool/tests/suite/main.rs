@@ -5,5 +5,6 @@ mod damage;
 mod faults;
 mod gangs;
 mod model;
+mod sharing;
 mod size;
 mod work;

@@ -510,8 +510,12 @@ impl Pair {
             self.claims.iter().copied().filter(|claim| chosen(bits, &claim.0.to_string())).collect()
         };
         let (runs, begun) = (some(running), launched.map(some));
-        let recovery =
-            Recovery { pilot: PILOTS[pilot], running: &runs, launched: begun.as_deref(), lease_ms: LEASE };
+        let recovery = Recovery {
+            claimant: PILOTS[pilot].into(),
+            running: &runs,
+            launched: begun.as_deref(),
+            lease_ms: LEASE,
+        };
         let name_in = |uri: &str| uri.split('/').nth(3).expect("a payload").to_owned();
         let recovered =
             self.spool[pilot].recover(&recovery, &mut |uri| chosen(stages, &name_in(uri))).expect("recover");

@@ -226,7 +226,7 @@ fn a_pilot_that_comes_back_keeps_what_runs_and_loses_the_rest() {
     let others = spool.claim("two", 1, LEASE).expect("claim")[0].claim;
     clock.advance(LEASE + 5);
     let recovery = Recovery {
-        pilot: "one",
+        claimant: "one".into(),
         running: &[claims[0], others, ClaimId(99)],
         launched: Some(&[claims[1], claims[2]]),
         lease_ms: LEASE,
@@ -255,7 +255,7 @@ fn a_stage_that_went_with_its_pilot_is_made_again() {
         spool.report(claim, &exit(0)).expect("report");
     }
     assert_eq!(states(&spool, RunId(1)), "ssrw");
-    let recovery = Recovery { pilot: "one", running: &[], launched: None, lease_ms: LEASE };
+    let recovery = Recovery { claimant: "one".into(), running: &[], launched: None, lease_ms: LEASE };
     let recovered = spool.recover(&recovery, &mut |_| true).expect("recover");
     assert_eq!(recovered.made_again, []);
     let mut asked = Vec::new();
@@ -355,7 +355,7 @@ fn a_stage_is_made_again_as_often_as_its_producer_has_retries_and_then_its_reade
         assert_eq!(states(spool, RunId(1)), "ssrw");
     };
     succeed(&mut spool);
-    let recovery = Recovery { pilot: "one", running: &[], launched: None, lease_ms: LEASE };
+    let recovery = Recovery { claimant: "one".into(), running: &[], launched: None, lease_ms: LEASE };
     for _ in 0..2 {
         let recovered = spool.recover(&recovery, &mut |_| false).expect("recover");
         assert_eq!((recovered.made_again.len(), recovered.failed.len()), (2, 0));
@@ -397,7 +397,7 @@ fn who_needs_a_lost_stage_that_can_be_made_only_once_fails() {
         let claim = spool.claim("one", 1, LEASE).expect("claim")[0].claim;
         spool.report(claim, &exit(0)).expect("report");
     }
-    let recovery = Recovery { pilot: "one", running: &[], launched: None, lease_ms: LEASE };
+    let recovery = Recovery { claimant: "one".into(), running: &[], launched: None, lease_ms: LEASE };
     let recovered = spool.recover(&recovery, &mut |_| false).expect("recover");
     assert_eq!((recovered.made_again.len(), recovered.failed.len()), (0, 1));
     let row = spool.payload(RunId(1), "c").expect("payload").expect("there");
