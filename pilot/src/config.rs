@@ -51,6 +51,8 @@ pub struct Config {
     pub spill_to: Option<objects::ObjectUrl>,
     /// Folders below which `file://` outputs may be saved.
     pub save_under: Vec<PathBuf>,
+    /// Root of the volume on which stages are shared with other pilots.
+    pub exchange: Option<PathBuf>,
     /// Slots, sockets, metadata trees.
     pub state_dir: PathBuf,
     /// Work folders and file stages.
@@ -208,6 +210,7 @@ impl Config {
             stage_disk_bytes: settings.stage_disk.map(|bytes| bytes.0),
             spill_to: settings.spill_to,
             save_under: settings.save_under.into_iter().map(absolute).collect(),
+            exchange: settings.exchange.map(absolute),
             state_dir: absolute(settings.state_dir.unwrap_or_else(runtime)),
             scratch_dir: absolute(
                 settings.scratch_dir.unwrap_or_else(|| tmp.join(format!("latebind-{}", around.uid))),

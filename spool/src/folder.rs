@@ -15,6 +15,7 @@ pub(crate) const WAKE: &str = "wake";
 pub(crate) const PILOTS: &str = "pilots";
 /// Locked while a database is made.
 pub(crate) const MAKING: &str = "making";
+const IDENTITY: &str = "identity";
 
 /// Makes sure that the folder and those in it are there and ours. Makes nothing unless `create`.
 pub(crate) fn ready(folder: &Path, create: bool) -> Result<(), OpenError> {
@@ -35,6 +36,26 @@ fn make(folder: &Path) -> Result<(), OpenError> {
         // What is there may be enough; if not, the next step says so.
         Err(_) if folder.is_dir() => Ok(()),
         Err(source) => Err(io("make folder", folder, source)),
+    }
+}
+
+/// What tells this spool from every other: 32 hexadecimal digits, made once.
+pub(crate) fn identity(folder: &Path) -> std::io::Result<String> {
+    let path = folder.join(IDENTITY);
+    if let Ok(text) = std::fs::read_to_string(&path) {
+        return Ok(text);
+    }
+    let mut bytes = [0_u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let new = folder.join(format!("{IDENTITY}.{text}"));
+    std::fs::write(&new, &text)?;
+    // A link never takes the place of what another one has made by now.
+    let linked = std::fs::hard_link(&new, &path);
+    std::fs::remove_file(&new)?;
+    match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => std::fs::read_to_string(&path),
     }
 }
 

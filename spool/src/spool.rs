@@ -192,6 +192,19 @@ impl Spool {
         self.transact(|work| work.recover(recovery, has_stage))
     }
 
+    /// What tells this spool from every other, on all machines: 32 hexadecimal digits, made when it is first asked for.
+    ///
+    /// # Errors
+    /// When its folder can't be written.
+    pub fn identity(&self) -> Result<String, SpoolError> {
+        let folder = self.folder();
+        folder::identity(folder).map_err(|source| SpoolError::File {
+            action: "name",
+            path: folder.to_path_buf(),
+            source,
+        })
+    }
+
     /// See [`Work::restore`].
     ///
     /// # Errors

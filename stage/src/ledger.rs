@@ -290,6 +290,17 @@ impl Ledger {
         Ok(self.settle(uri))
     }
 
+    /// One more reader needs an object.
+    ///
+    /// # Errors
+    /// When there is no such object.
+    pub fn add_reader(&mut self, uri: &StageUri, reader: &StageName) -> Result<(), LedgerError> {
+        let object = self.objects.get_mut(uri).ok_or_else(|| LedgerError::Unknown { uri: uri.clone() })?;
+        object.readers.insert(reader.clone());
+        object.had_readers = true;
+        Ok(())
+    }
+
     /// Drops an object whatever its state: its producer failed, or it was lost. Its producer may reserve it again.
     ///
     /// # Errors

@@ -82,7 +82,11 @@ impl Node {
 
 impl Volume {
     fn pilot(&self) -> ExchangeClient {
-        ExchangeClient::connect(&self.root.join("exchange/sock")).expect("connect")
+        self.connect("spool").expect("connect")
+    }
+
+    fn connect(&self, scope: &str) -> Result<ExchangeClient, ExchangeError> {
+        ExchangeClient::connect(&self.root.join("exchange/sock"), scope)
     }
 
     fn file(&self, path: &str, text: &str) {
@@ -247,6 +251,24 @@ fn what_could_still_change_or_is_no_stage_is_refused() {
 }
 
 #[test]
+fn each_scope_has_names_of_its_own_and_they_are_listed_in_order() {
+    let node = Node::new();
+    let a = node.volume_with("t", "a", Quota { objects: 2000, bytes: 1 << 20 });
+    let (one, two) = (a.pilot(), a.connect("another spool").expect("connect"));
+    let all: Vec<StageUri> = (0..600).map(|n| uri(&format!("p{n:04}/x"))).collect();
+    for uri in all.iter().rev() {
+        one.offer(uri, &Offered::Value(b"one")).expect("offer");
+    }
+    two.offer(&all[3], &Offered::Value(b"two")).expect("offer");
+    assert_eq!(one.list().expect("list"), all);
+    assert_eq!(two.list().expect("list"), all[3..4]);
+    assert!(matches!(two.fetch(&all[3], "x"), Ok(Fetched::Value(value)) if value == b"two"));
+    two.withdraw(&all).expect("withdraw");
+    assert_eq!((one.list().expect("list").len(), two.list().expect("list").len()), (600, 0));
+    assert_eq!(node.exchange.counts().bytes, 1800);
+}
+
+#[test]
 fn a_tenant_has_a_quota_and_replacing_gives_room_back() {
     let node = Node::new();
     let quota = Quota { objects: 2, bytes: 100 };
@@ -304,7 +326,7 @@ fn peers_that_break_the_protocol_are_cut_off_and_nobody_else_is() {
     let a = node.volume("t", "a");
     let good = a.pilot();
     good.offer(&uri("p/x"), &Offered::Value(b"there")).expect("offer");
-    let hello = ToExchange::Hello { protocol: PROTOCOL };
+    let hello = ToExchange::Hello { protocol: PROTOCOL, scope: String::new() };
     let find = |id| ToExchange::Ask { id, request: Request::Find { stages: Vec::new() } };
     let offer = |content| ToExchange::Ask {
         id: 1,
@@ -367,8 +389,10 @@ fn peers_that_break_the_protocol_are_cut_off_and_nobody_else_is() {
 fn another_major_version_is_told_so() {
     let node = Node::new();
     let a = node.volume("t", "a");
-    let other =
-        ToExchange::Hello { protocol: wire::version::Version { major: PROTOCOL.major + 1, minor: 0 } };
+    let other = ToExchange::Hello {
+        protocol: wire::version::Version { major: PROTOCOL.major + 1, minor: 0 },
+        scope: String::new(),
+    };
     let socket = a.raw();
     say(&socket, &other, &[]);
     assert!(matches!(
@@ -383,10 +407,10 @@ fn a_pilot_has_a_bound_on_connections_and_gets_them_back() {
     let node = Node::new();
     let a = node.volume("t", "a");
     let mut many: Vec<ExchangeClient> = (0..8).map(|_| a.pilot()).collect();
-    let error = ExchangeClient::connect(&a.root.join("exchange/sock")).expect_err("one too many");
+    let error = a.connect("spool").expect_err("one too many");
     assert_eq!(code(&error), Some(Code::TooMany), "{error}");
     many.pop();
-    within("its place is given back", || ExchangeClient::connect(&a.root.join("exchange/sock")).is_ok());
+    within("its place is given back", || a.connect("spool").is_ok());
     assert!(many.iter().all(|pilot| pilot.find(&[uri("p/x")]).is_ok()));
 }
 

@@ -171,8 +171,10 @@ impl Site {
         let mut command = Command::new(dist().join("pilot"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
         for name in ["state-dir", "scratch-dir", "store"] {
-            let folder = name.trim_end_matches("-dir");
-            command.arg(format!("--{name}")).arg(self.path().join(folder));
+            let (flag, folder) = (format!("--{name}"), name.trim_end_matches("-dir"));
+            if !arguments.contains(&flag.as_str()) {
+                command.arg(flag).arg(self.path().join(folder));
+            }
         }
         if !arguments.contains(&"--slots") {
             command.args(["--slots", "2"]);

@@ -109,6 +109,7 @@ impl LocalStand {
             object_cache_bytes: 1 << 20,
             stage_disk_bytes: None,
             spill_to: None,
+            exchange: None,
             save_under: Vec::new(),
             state_dir: folder("state"),
             scratch_dir: folder("scratch"),

@@ -30,7 +30,7 @@ pub const PATH_BYTES_MAX: usize = 1024;
 pub const NAMES_MAX: usize = 256;
 /// Longest text in a refusal, in bytes; an exchange cuts longer ones.
 pub const TEXT_BYTES_MAX: usize = 1024;
-/// Longest name of a domain, in bytes.
+/// Longest name of a domain, and of a scope, in bytes.
 pub const DOMAIN_BYTES_MAX: usize = 128;
 
 /// What a pilot says.
@@ -40,6 +40,8 @@ pub enum ToExchange {
     Hello {
         /// The pilot's protocol.
         protocol: Version,
+        /// Among which stages its names are to be looked for: those of one spool, whose runs have names of their own.
+        scope: String,
     },
     /// A question.
     Ask {
@@ -77,6 +79,11 @@ pub enum Request {
     Find {
         /// Their names.
         stages: Vec<String>,
+    },
+    /// All that are there, in order, a part at a time.
+    List {
+        /// The last name of the part before; none for the first part.
+        after: Option<String>,
     },
 }
 
@@ -138,7 +145,7 @@ pub enum Answer {
     },
     /// To Withdraw.
     Withdrawn,
-    /// To Find.
+    /// To Find and List. To List, fewer than [`NAMES_MAX`] are the last ones.
     Found {
         /// Those that are there.
         stages: Vec<String>,
@@ -216,8 +223,12 @@ impl FromExchange {
 
 impl Check for ToExchange {
     fn check(&self) -> Result<(), Violation> {
-        let Self::Ask { request, .. } = self else { return Ok(()) };
+        let request = match self {
+            Self::Hello { scope, .. } => return long("scope", scope.len(), DOMAIN_BYTES_MAX),
+            Self::Ask { request, .. } => request,
+        };
         match request {
+            Request::List { after } => after.as_deref().map_or(Ok(()), stage_uri),
             Request::Offer { stage, content } => {
                 stage_uri(stage)?;
                 match content {

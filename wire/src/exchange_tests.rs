@@ -26,7 +26,7 @@ fn all_questions() -> Vec<ToExchange> {
     let path = || "x/".repeat(PATH_BYTES_MAX / 2 - 1) + "y";
     let offer = |content| ask(Request::Offer { stage: stage(1), content });
     vec![
-        ToExchange::Hello { protocol: PROTOCOL },
+        ToExchange::Hello { protocol: PROTOCOL, scope: "s".repeat(DOMAIN_BYTES_MAX) },
         offer(Content::Memory),
         offer(Content::Value { value: vec![7; VALUE_BYTES_MAX] }),
         offer(Content::File { path: path() }),
@@ -34,6 +34,8 @@ fn all_questions() -> Vec<ToExchange> {
         ask(Request::Fetch { stage: stage(1), into: path() }),
         ask(Request::Withdraw { stages: stages() }),
         ask(Request::Find { stages: stages() }),
+        ask(Request::List { after: None }),
+        ask(Request::List { after: Some(stage(1)) }),
     ]
 }
 
@@ -113,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn a_message_that_was_cut_or_flipped_is_no_panic(which in 0..8_usize, at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+    fn a_message_that_was_cut_or_flipped_is_no_panic(which in 0..10_usize, at in any::<prop::sample::Index>(), bit in 0..8_u32) {
         let mut bytes = encode(&all_questions()[which]).expect("encode");
         let at = at.index(bytes.len());
         let _ = decode::<ToExchange>(&bytes[..at]);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::fault::chain;
 use crate::ports::{Cluster, Offer, StageFigures};
 use crate::queue::spool::{SpoolQueue, SpoolQueueConfig};
 use crate::runtime::adoption::{Found, Standing};
+use crate::runtime::has_exchange;
 use crate::runtime::local::{LocalRuntime, Name, start_ticks};
 
 /// How often the spool hears of a pilot, and stages are looked through for such as nobody will read.
@@ -138,6 +140,7 @@ struct Service {
     _registration: Registration,
     api: crate::api::Serving,
     _metrics: Option<crate::metrics::Serving>,
+    sharing: bool,
 }
 
 type Refusal = (String, RunExit);
@@ -168,8 +171,16 @@ async fn begin<R: Standing>(wanted: &Wanted, share: Share, runtime: &Arc<R>) -> 
         slots,
     };
     let registration = spool.register(&new).map_err(|error| bad(&error))?;
-    let closes = SpoolQueueConfig { closes: *until_empty, ..SpoolQueueConfig::new(name) };
     let unusable = |fault: Fault| (fault.to_string(), RunExit::BadInput);
+    let domain = match shared_volume(&wanted.config) {
+        Some(volume) => {
+            let identity = spool.identity().map_err(|error| bad(&error))?;
+            Some(runtime.join(volume, identity).await.map_err(unusable)?)
+        }
+        None => None,
+    };
+    let sharing = domain.is_some();
+    let closes = SpoolQueueConfig { closes: *until_empty, domain, ..SpoolQueueConfig::new(name) };
     let queue = Arc::new(SpoolQueue::open(folder, closes).map_err(unusable)?);
     let adoptions = recover(&queue, runtime).await.map_err(unusable)?;
     free_stages(&queue, &**runtime).await;
@@ -179,7 +190,16 @@ async fn begin<R: Standing>(wanted: &Wanted, share: Share, runtime: &Arc<R>) -> 
         payload: Arc::clone(&offer.payload),
         attempt: offer.terms.attempt,
     }));
-    Ok(Service { queue, board, adoptions, spool, _registration: registration, api, _metrics: metrics })
+    Ok(Service {
+        queue,
+        board,
+        adoptions,
+        spool,
+        _registration: registration,
+        api,
+        _metrics: metrics,
+        sharing,
+    })
 }
 
 /// What the board says of stages.
@@ -234,6 +254,12 @@ async fn recover<R: Standing>(queue: &SpoolQueue, runtime: &Arc<R>) -> Result<Ve
     Ok(adoptions)
 }
 
+/// The volume whose exchange is to be joined: the one that was named, or the pod's, if it has one.
+fn shared_volume(config: &Config) -> Option<PathBuf> {
+    let of_pod = || config.place.as_ref()?.share.clone().filter(|share| has_exchange(share));
+    config.exchange.clone().or_else(of_pod)
+}
+
 /// Frees stages whose readers ended elsewhere, or were cancelled.
 async fn free_stages(queue: &SpoolQueue, runtime: &impl Standing) {
     for workflow in runtime.workflows() {
@@ -267,6 +293,12 @@ impl Service {
         let mut driver = Driver::new(pilot, Arc::clone(&self.queue), Arc::clone(&runtime), cluster);
         driver.adopt(std::mem::take(&mut self.adoptions));
         let tending = tend(Arc::clone(&self.queue), Arc::clone(&runtime));
+        let sharing = async {
+            if !self.sharing {
+                std::future::pending::<()>().await;
+            }
+            tend_sharing(Arc::clone(&self.queue), Arc::clone(&runtime)).await
+        };
         let board = self.board.clone();
         let driven = driver.run(|progress| {
             board.take(&progress);
@@ -275,7 +307,11 @@ impl Service {
         let done = tokio::select! {
             done = driven => done,
             never = tending => match never {},
+            never = sharing => match never {},
         };
+        if self.sharing {
+            free_shared(&self.queue, &*runtime).await;
+        }
         // Its tasks hold the runtime.
         self.api.close().await;
         if let Err(error) = self.spool.unregister(name) {
@@ -307,6 +343,42 @@ async fn tend(queue: Arc<SpoolQueue>, runtime: Arc<impl Standing>) -> std::conve
             tracing::debug!(%fault, "the spool can't be told that this pilot lives");
         }
         free_stages(&queue, &*runtime).await;
+    }
+}
+
+/// How often the exchange is looked after, and stages are freed whose readers ended in other pilots.
+const TEND_SHARING: Duration = Duration::from_secs(5);
+
+/// Frees stages whose readers ended elsewhere, and those of ended runs on the exchange, whose makers may be gone.
+async fn free_shared(queue: &SpoolQueue, runtime: &impl Standing) {
+    free_stages(queue, runtime).await;
+    for workflow in runtime.shared_workflows().await {
+        match queue.unfinished(&workflow).await {
+            Ok(unfinished) if unfinished.is_empty() => runtime.withdraw_workflow(workflow).await,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// What has to be done where stages are shared.
+async fn tend_sharing(queue: Arc<SpoolQueue>, runtime: Arc<impl Standing>) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(TEND_SHARING).await;
+        free_shared(&queue, &*runtime).await;
+        if !runtime.tend_sharing().await {
+            continue;
+        }
+        let stages = Arc::clone(&runtime);
+        match queue.restore(move |stage| stages.holds(stage)).await {
+            Ok(restored) if restored.made_again.is_empty() && restored.failed.is_empty() => {}
+            Ok(restored) => complain(&format!(
+                "stages of other pilots are gone: {} payloads make them again, {} fail for want of them",
+                restored.made_again.len(),
+                restored.failed.len()
+            )),
+            Err(fault) => tracing::warn!(%fault, "lost stages are looked for again"),
+        }
     }
 }
 

@@ -57,6 +57,9 @@ pub struct Settings {
     /// Folder below which workflow files may save outputs by file:// (may be repeated) [default: none]
     #[arg(long, env = "LATEBIND_SAVE_UNDER", global = true, value_name = "DIR", value_delimiter = ',')]
     pub save_under: Vec<PathBuf>,
+    /// Volume on which other pilots of this node share their stages; this pilot's folders lie below it [default: the pod's, if it has an exchange]
+    #[arg(long, env = "LATEBIND_EXCHANGE", global = true, value_name = "DIR")]
+    pub exchange: Option<PathBuf>,
     /// Where submitted work is kept; local to this machine [default: ~/.local/state/latebind/spool]
     #[arg(long, env = "LATEBIND_SPOOL", global = true, value_name = "DIR")]
     pub spool: Option<PathBuf>,
@@ -204,6 +207,7 @@ impl Settings {
             object_cache: self.object_cache.or(file.object_cache),
             stage_disk: self.stage_disk.or(file.stage_disk),
             spill_to: self.spill_to.or(file.spill_to),
+            exchange: self.exchange.or(file.exchange),
             save_under: if self.save_under.is_empty() { file.save_under } else { self.save_under },
             spool: self.spool.or(file.spool),
             state_dir: self.state_dir.or(file.state_dir),

@@ -28,6 +28,11 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Whether pilots share stages on a volume.
+pub(crate) fn has_exchange(volume: &std::path::Path) -> bool {
+    stages::has_exchange(volume)
+}
+
 /// Registers a descriptor with the runtime's event loop.
 ///
 /// # Errors

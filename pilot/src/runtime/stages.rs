@@ -24,6 +24,7 @@ mod recovery;
 mod retained;
 mod returning;
 mod saving;
+mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -47,6 +48,8 @@ use self::moving::{Mover, below_root, remove_spill_folder, spill_folder};
 pub(super) use self::opening::{OpenInput, OpenOutput};
 pub(super) use self::retained::{MemoryNote, is_in_memory, is_unmade};
 use self::retained::{Retained, in_sealed_memory};
+use self::sharing::Sharing;
+pub(super) use self::sharing::has_exchange;
 use super::objects::Objects;
 use super::together::Together;
 use crate::payload::{Output, Payload, Source, StageClass};
@@ -102,6 +105,12 @@ pub(super) struct Stages {
     far: Arc<Far>,
     /// What comes from and goes to places that outlive the pilot.
     pub(super) objects: Objects,
+    /// The exchange with other pilots, once it is joined.
+    sharing: OnceLock<Sharing>,
+    /// Stages that others made.
+    fetched: Mutex<BTreeSet<StageUri>>,
+    /// One at a time fetches.
+    fetching: Mutex<()>,
 }
 
 impl Stages {
@@ -141,6 +150,9 @@ impl Stages {
             mover,
             far,
             objects,
+            sharing: OnceLock::new(),
+            fetched: Mutex::default(),
+            fetching: Mutex::default(),
         });
         stages.mover.start(&stages, heard)?;
         Ok(stages)
@@ -186,8 +198,12 @@ impl Stages {
         Ok(Arc::clone(self.root_fd.get_or_init(|| opened)))
     }
 
-    /// Whether a stage is here.
+    /// Whether a stage is here, or another pilot may have it.
     pub(super) fn holds(&self, uri: &StageUri) -> bool {
+        self.holds_here(uri) || self.others_may_have(uri)
+    }
+
+    fn holds_here(&self, uri: &StageUri) -> bool {
         let uri = uri.clone();
         self.broker.ask(move |broker| broker.lookup(&uri).is_some()).unwrap_or(false)
     }
@@ -273,10 +289,13 @@ impl Stages {
         let files: Vec<Lies> = uris.iter().filter_map(|uri| held.remove(uri)).collect();
         uris.iter().for_each(|uri| self.retained.forget(uri));
         // Unknown is fine: it was never reserved.
+        let gone = uris.clone();
         let _ = self.broker.ask(move |broker| uris.iter().filter(|uri| broker.remove(uri)).count());
         for lies in files {
             self.drop_lies(&lies);
         }
+        drop(held);
+        self.withdraw(&gone);
     }
 
     /// A payload will not run again: what only it would still have read goes.
@@ -300,6 +319,8 @@ impl Stages {
             if let Some(lies) = held.remove(uri) {
                 self.drop_lies(&lies);
             }
+            drop(held);
+            self.withdraw(std::slice::from_ref(uri));
         }
     }
 

@@ -94,3 +94,17 @@ fn each_pilot_of_a_domain_recovers_its_own_claims_and_no_stage_that_another_has_
     }
     assert_eq!(states(&spool, run), "sss");
 }
+
+#[test]
+fn a_spool_has_an_identity_that_stays() {
+    let folders = [tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder")];
+    let clock = TestClock::new();
+    let all: Vec<String> = std::thread::scope(|scope| {
+        let (folders, clock) = (&folders, &clock);
+        let ask = move |n: usize| open(folders[n % 2].path(), clock).identity().expect("identity");
+        let asked: Vec<_> = (0..8).map(|n| scope.spawn(move || ask(n))).collect();
+        asked.into_iter().map(|one| one.join().expect("a thread")).collect()
+    });
+    assert!(all.iter().all(|one| one.len() == 32), "{all:?}");
+    assert!((0..8).all(|n| all[n] == all[n % 2]) && all[0] != all[1], "{all:?}");
+}

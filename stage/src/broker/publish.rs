@@ -111,6 +111,11 @@ impl Broker {
         Ok(fate)
     }
 
+    /// One more reader needs a stage; whether it is there.
+    pub fn add_reader(&mut self, uri: &StageUri, reader: &StageName) -> bool {
+        self.stages.contains_key(uri) && self.ledger.add_reader(uri, reader).is_ok()
+    }
+
     /// Drops a stage, or a reservation of the pilot's; whether there was one.
     pub fn remove(&mut self, uri: &StageUri) -> bool {
         self.unpark(|parked| parked == uri);

@@ -6,14 +6,20 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use wire::exchange::{
     Answer, Code, Content, Fetched as Told, FromExchange, NAMES_MAX, PROTOCOL, Request, ToExchange,
 };
 use wire::frame;
 
 use crate::client::dial;
+use crate::memory::now_us;
 use crate::{MapError, MemoryStage, StageUri};
+
+/// How long an answer may take: a folder of a hundred thousand files is linked in some seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a pilot lets others have.
 #[derive(Debug)]
@@ -104,7 +110,8 @@ impl ExchangeError {
 pub struct ExchangeClient {
     line: Mutex<Line>,
     domain: String,
-    age_ms: u64,
+    /// When it was started, by this machine's monotonic clock, in microseconds.
+    began_us: u64,
 }
 
 #[derive(Debug)]
@@ -114,20 +121,25 @@ struct Line {
 }
 
 impl ExchangeClient {
-    /// Connects.
+    /// Connects, for stages of one scope: those of one spool, whose runs have names of their own.
     ///
     /// # Errors
     /// When nobody listens there, or speaks another protocol.
-    pub fn connect(path: &Path) -> Result<Self, ExchangeError> {
+    pub fn connect(path: &Path, scope: &str) -> Result<Self, ExchangeError> {
         let socket = dial(path);
         let socket = socket.map_err(|source| ExchangeError::Connect { path: path.to_path_buf(), source })?;
-        let hello = wire::encode(&ToExchange::Hello { protocol: PROTOCOL });
+        // One that does not answer is as good as none.
+        for way in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
+            let _ = sockopt::set_socket_timeout(&socket, way, Some(PATIENCE));
+        }
+        let hello = wire::encode(&ToExchange::Hello { protocol: PROTOCOL, scope: scope.to_owned() });
         let hello = hello.map_err(|_| ExchangeError::Protocol { what: "our own Hello" })?;
         // Who has no room for us says so and ends; then sending fails, and the words are there all the same.
         let _ = frame::send(socket.as_fd(), &hello, &[]);
         match receive(&socket)? {
             (FromExchange::Welcome { protocol, domain, age_ms }, None) if PROTOCOL.understands(protocol) => {
-                Ok(Self { line: Mutex::new(Line { socket, last_id: 0 }), domain, age_ms })
+                let began_us = now_us().saturating_sub(age_ms.saturating_mul(1000));
+                Ok(Self { line: Mutex::new(Line { socket, last_id: 0 }), domain, began_us })
             }
             (FromExchange::Welcome { .. }, _) => {
                 Err(ExchangeError::Protocol { what: "another major version" })
@@ -145,11 +157,11 @@ impl ExchangeClient {
         &self.domain
     }
 
-    /// How long the exchange had been there when this was connected, in milliseconds. In its first seconds not everybody has
-    /// offered again what it held for an earlier one.
+    /// How long the exchange has been there, in milliseconds. In its first seconds not everybody has offered again what it held
+    /// for an earlier one.
     #[must_use]
     pub fn age_ms(&self) -> u64 {
-        self.age_ms
+        now_us().saturating_sub(self.began_us) / 1000
     }
 
     /// Lets others have a stage; what was offered under its name before is replaced.
@@ -206,21 +218,46 @@ impl ExchangeClient {
         Ok(())
     }
 
-    /// Which of these are there.
+    /// Which of these are there. Without any it is seen whether the exchange answers.
     ///
     /// # Errors
     /// When the connection is over.
     pub fn find(&self, stages: &[StageUri]) -> Result<Vec<StageUri>, ExchangeError> {
         let mut there = Vec::new();
-        for part in stages.chunks(NAMES_MAX) {
+        // Also without any: whether it answers.
+        for part in stages.chunks(NAMES_MAX).chain(stages.is_empty().then_some(stages)) {
             let stages = part.iter().map(ToString::to_string).collect();
-            let (Answer::Found { stages }, None) = self.ask(Request::Find { stages }, None)? else {
-                return Err(ExchangeError::Protocol { what: "another answer than Found" });
-            };
-            let found: Result<Vec<StageUri>, _> = stages.iter().map(|stage| stage.parse()).collect();
-            there.extend(found.map_err(|_| ExchangeError::Protocol { what: "a name that is none" })?);
+            there.extend(self.names(Request::Find { stages })?);
         }
         Ok(there)
+    }
+
+    /// All that are there.
+    ///
+    /// # Errors
+    /// When the connection is over.
+    pub fn list(&self) -> Result<Vec<StageUri>, ExchangeError> {
+        let mut all: Vec<StageUri> = Vec::new();
+        loop {
+            let part = self.names(Request::List { after: all.last().map(ToString::to_string) })?;
+            let is_last = part.len() < NAMES_MAX;
+            // Whoever says the same again would do so for ever.
+            if part.first().is_some_and(|first| all.last().is_some_and(|last| first <= last)) {
+                return Err(ExchangeError::Protocol { what: "names out of order" });
+            }
+            all.extend(part);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    fn names(&self, request: Request) -> Result<Vec<StageUri>, ExchangeError> {
+        let (Answer::Found { stages }, None) = self.ask(request, None)? else {
+            return Err(ExchangeError::Protocol { what: "another answer than Found" });
+        };
+        let names: Result<Vec<StageUri>, _> = stages.iter().map(|stage| stage.parse()).collect();
+        names.map_err(|_| ExchangeError::Protocol { what: "a name that is none" })
     }
 
     fn ask(

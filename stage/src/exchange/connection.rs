@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, statat};
 use rustix::net::sockopt;
@@ -13,7 +14,7 @@ use wire::exchange::{
 };
 use wire::frame;
 
-use super::hub::{Kept, Link, Object, Refusal};
+use super::hub::{Kept, Key, Link, Object, Refusal};
 use super::server::Open;
 use crate::folder::lend_folder_within;
 use crate::memory::now_us;
@@ -27,11 +28,12 @@ pub(super) fn refuse_as_full(socket: &OwnedFd) {
 
 /// Serves until the pilot goes, or breaks the protocol, or the gate is closed.
 pub(super) fn serve(open: &Open, socket: &OwnedFd) {
-    match receive(socket) {
-        Ok(Some((ToExchange::Hello { protocol }, _))) if PROTOCOL.understands(protocol) => {
+    let scope: Arc<str> = match receive(socket) {
+        Ok(Some((ToExchange::Hello { protocol, scope }, _))) if PROTOCOL.understands(protocol) => {
             let age_ms = now_us().saturating_sub(open.began_us) / 1000;
             let domain = open.gate.domain.clone();
             say(socket, &FromExchange::Welcome { protocol: PROTOCOL, domain, age_ms }, None);
+            scope.into()
         }
         Ok(Some((ToExchange::Hello { .. }, _))) => {
             let text = format!("connect: this exchange speaks {PROTOCOL:?}; use programs of one version");
@@ -41,14 +43,14 @@ pub(super) fn serve(open: &Open, socket: &OwnedFd) {
         Ok(Some(_)) => return malformed(socket, "no Hello"),
         Ok(None) => return,
         Err(what) => return malformed(socket, what),
-    }
+    };
     // A pilot may be silent for as long as it likes.
     let _ = sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, None);
     loop {
         match receive(socket) {
             Ok(Some((ToExchange::Ask { id, request }, fd))) if id != 0 => {
                 let (answer, fd) =
-                    answer(open, request, fd).unwrap_or_else(|refusal| (refused(refusal), None));
+                    answer(open, &scope, request, fd).unwrap_or_else(|refusal| (refused(refusal), None));
                 if !tell(socket, id, answer, fd) || open.is_closed() {
                     return;
                 }
@@ -96,34 +98,42 @@ fn tell(socket: &OwnedFd, id: u32, answer: Answer, fd: Option<OwnedFd>) -> bool 
 
 type Answered = Result<(Answer, Option<OwnedFd>), Refusal>;
 
-fn answer(open: &Open, request: Request, fd: Option<OwnedFd>) -> Answered {
+fn answer(open: &Open, scope: &Arc<str>, request: Request, fd: Option<OwnedFd>) -> Answered {
+    let parse = |stage: &str| parse(scope, stage);
+    let domain = &open.gate.domain;
     match request {
         Request::Offer { stage, content } => offer(open, &parse(&stage)?, content, fd),
         Request::Fetch { stage, into } => fetch(open, &parse(&stage)?, &into),
         Request::Withdraw { stages } => {
-            let uris = stages.iter().map(|stage| parse(stage)).collect::<Result<Vec<_>, _>>()?;
-            open.hub.withdraw(&open.gate.domain, &uris);
+            let keys = stages.iter().map(|stage| parse(stage)).collect::<Result<Vec<_>, _>>()?;
+            open.hub.withdraw(domain, &keys);
             Ok((Answer::Withdrawn, None))
         }
         Request::Find { stages } => {
             let mut there = Vec::new();
             for stage in stages {
-                if open.hub.find(&open.gate.domain, &parse(&stage)?).is_some() {
+                if open.hub.find(domain, &parse(&stage)?).is_some() {
                     there.push(stage);
                 }
             }
             Ok((Answer::Found { stages: there }, None))
         }
+        Request::List { after } => {
+            let after = after.map(|after| parse(&after)).transpose()?.map(|(_, uri)| uri);
+            let listed = open.hub.list(domain, scope, after.as_ref());
+            Ok((Answer::Found { stages: listed.iter().map(ToString::to_string).collect() }, None))
+        }
     }
 }
 
-fn parse(stage: &str) -> Result<StageUri, Refusal> {
-    stage.parse().map_err(|error| Refusal::new(Code::Malformed, format!("{error}")))
+fn parse(scope: &Arc<str>, stage: &str) -> Result<Key, Refusal> {
+    let uri = stage.parse().map_err(|error| Refusal::new(Code::Malformed, format!("{error}")))?;
+    Ok((Arc::clone(scope), uri))
 }
 
-fn offer(open: &Open, uri: &StageUri, content: Content, fd: Option<OwnedFd>) -> Answered {
-    let gate = &open.gate;
-    let reserve = |bytes| open.hub.reserve(&gate.domain, uri, bytes, gate.quota);
+fn offer(open: &Open, key: &Key, content: Content, fd: Option<OwnedFd>) -> Answered {
+    let (gate, uri) = (&open.gate, &key.1);
+    let reserve = |bytes| open.hub.reserve(&gate.domain, key, bytes, gate.quota);
     let unfit = |why: &dyn std::error::Error| {
         let source = why.source().map(|source| format!(": {source}")).unwrap_or_default();
         Refusal::new(Code::Unfit, format!("offer {uri}: {why}{source}"))
@@ -161,7 +171,7 @@ fn offer(open: &Open, uri: &StageUri, content: Content, fd: Option<OwnedFd>) -> 
             (reserve(lent.map_err(|error| unfit(&error))?.bytes)?, Kept::Folder(link))
         }
     };
-    open.hub.put(room, uri, kept)?;
+    open.hub.put(room, key, kept)?;
     Ok((Answer::Offered, None))
 }
 
@@ -169,9 +179,10 @@ fn next(open: &Open) -> Result<StageName, Refusal> {
     open.hub.next_name().ok_or_else(|| Refusal::new(Code::Io, "name a stage: no number is left"))
 }
 
-fn fetch(open: &Open, uri: &StageUri, into: &str) -> Answered {
+fn fetch(open: &Open, key: &Key, into: &str) -> Answered {
+    let uri = &key.1;
     let missing = || Refusal::new(Code::NotThere, format!("fetch {uri}: nobody offers it here"));
-    let object = open.hub.find(&open.gate.domain, uri).ok_or_else(missing)?;
+    let object = open.hub.find(&open.gate.domain, key).ok_or_else(missing)?;
     let Object { bytes, kept } = &*object;
     let (what, fd) = match kept {
         Kept::Memory(stage) => {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, unlinkat};
-use wire::exchange::Code;
+use wire::exchange::{Code, NAMES_MAX};
 
 use super::Quota;
 use crate::{MemoryStage, StageName, StageUri, remove_folder};
@@ -65,12 +65,15 @@ pub(super) struct Object {
 
 #[derive(Debug, Default)]
 struct Tenant {
-    objects: BTreeMap<StageUri, Arc<Object>>,
+    objects: BTreeMap<Key, Arc<Object>>,
     gates: usize,
     /// Of all objects, and of those that are being made.
     bytes: u64,
     making: usize,
 }
+
+/// The scope and the name in it.
+pub(super) type Key = (Arc<str>, StageUri);
 
 /// What there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,14 +157,15 @@ impl Hub {
     pub(super) fn reserve<'hub>(
         &'hub self,
         domain: &'hub str,
-        uri: &StageUri,
+        key: &Key,
         bytes: u64,
         quota: Quota,
     ) -> Result<Room<'hub>, Refusal> {
+        let uri = &key.1;
         let mut state = self.lock();
         let ended = || Refusal::new(Code::Ended, "the volume is gone");
         let tenant = state.tenants.get_mut(domain).ok_or_else(ended)?;
-        let replaced = tenant.objects.get(uri);
+        let replaced = tenant.objects.get(key);
         let objects = tenant.objects.len() + tenant.making + usize::from(replaced.is_none());
         if objects > quota.objects {
             let text = format!("offer {uri}: {} stages are all that a tenant may have here", quota.objects);
@@ -181,7 +185,7 @@ impl Hub {
     }
 
     /// Puts an object in, or in the place of the one of its name; `room` was taken for it.
-    pub(super) fn put(&self, room: Room<'_>, uri: &StageUri, kept: Kept) -> Result<(), Refusal> {
+    pub(super) fn put(&self, room: Room<'_>, key: &Key, kept: Kept) -> Result<(), Refusal> {
         let mut state = self.lock();
         state.offered += 1;
         let tenant = state.tenants.get_mut(room.domain);
@@ -189,25 +193,34 @@ impl Hub {
         let object = Object { bytes: room.bytes, kept };
         // The room's bytes are given back when it is dropped; now they are the object's.
         tenant.bytes = tenant.bytes.saturating_add(object.bytes);
-        let old = tenant.objects.insert(uri.clone(), Arc::new(object));
+        let old = tenant.objects.insert(key.clone(), Arc::new(object));
         tenant.bytes = tenant.bytes.saturating_sub(old.as_ref().map_or(0, |old| old.bytes));
         drop(state);
         drop((old, room));
         Ok(())
     }
 
-    pub(super) fn find(&self, domain: &str, uri: &StageUri) -> Option<Arc<Object>> {
-        self.lock().tenants.get(domain)?.objects.get(uri).map(Arc::clone)
+    pub(super) fn find(&self, domain: &str, key: &Key) -> Option<Arc<Object>> {
+        self.lock().tenants.get(domain)?.objects.get(key).map(Arc::clone)
+    }
+
+    /// Names of a scope in order, after one of them.
+    pub(super) fn list(&self, domain: &str, scope: &Arc<str>, after: Option<&StageUri>) -> Vec<StageUri> {
+        let state = self.lock();
+        let Some(tenant) = state.tenants.get(domain) else { return Vec::new() };
+        let own =
+            tenant.objects.keys().filter(|(of, uri)| of == scope && after.is_none_or(|after| uri > after));
+        own.take(NAMES_MAX).map(|(_, uri)| uri.clone()).collect()
     }
 
     pub(super) fn fetched(&self) {
         self.lock().fetched += 1;
     }
 
-    pub(super) fn withdraw(&self, domain: &str, uris: &[StageUri]) {
+    pub(super) fn withdraw(&self, domain: &str, keys: &[Key]) {
         let mut state = self.lock();
         let Some(tenant) = state.tenants.get_mut(domain) else { return };
-        let gone: Vec<Arc<Object>> = uris.iter().filter_map(|uri| tenant.objects.remove(uri)).collect();
+        let gone: Vec<Arc<Object>> = keys.iter().filter_map(|key| tenant.objects.remove(key)).collect();
         let bytes = gone.iter().map(|object| object.bytes).sum();
         tenant.bytes = tenant.bytes.saturating_sub(bytes);
         drop(state);

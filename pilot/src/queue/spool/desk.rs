@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pilot_core::{ClaimId, Fault, FaultClass, Outcome};
-use spool::{Recovery, Report, Spool, SpoolError, Upcoming, Want, Work};
+use spool::{Recovered, Recovery, Report, Spool, SpoolError, Upcoming, Want, Work};
 use stage::{StageName, StageUri};
 use tokio::sync::{Notify, mpsc};
 
@@ -21,8 +21,11 @@ const BATCH: usize = 256;
 pub(super) struct Recover {
     pub(super) running: Vec<ClaimId>,
     pub(super) launched: Option<Vec<ClaimId>>,
-    pub(super) has_stage: Box<dyn FnMut(&StageUri) -> bool + Send>,
+    pub(super) has_stage: HasStage,
 }
+
+/// Whether a stage can be had.
+pub(super) type HasStage = Box<dyn FnMut(&StageUri) -> bool + Send>;
 
 /// A request with the place for its answer.
 pub(super) enum Ask {
@@ -33,6 +36,7 @@ pub(super) enum Ask {
     ReportTogether(Vec<(ClaimId, Outcome)>, Answer<Vec<Reported>>),
     Release(ClaimId, Answer<()>),
     Recover(Recover, Answer<SpoolRecovery>),
+    Restore(HasStage, Answer<SpoolRecovery>),
     Beat(Answer<()>),
     Upcoming(Answer<Upcoming>),
     Cancelled(Answer<Vec<ClaimId>>),
@@ -125,7 +129,7 @@ impl Desk {
             Ask::Upcoming(answer) => {
                 let upcoming = match self.known.upcoming {
                     Some(known) => Ok(known),
-                    None => self.spool.upcoming(&self.config.pilot),
+                    None => self.spool.upcoming(self.config.claimant()),
                 };
                 self.known.upcoming = upcoming.as_ref().ok().copied();
                 let _ = answer.send(upcoming.map_err(|error| fault(&error)));
@@ -182,6 +186,11 @@ fn serve(work: &Work<'_>, config: &SpoolQueueConfig, ask: Ask, due: &mut Vec<Due
             settle(due, answer, released)
         }
         Ask::Recover(recover, answer) => settle(due, answer, self::recover(work, config, recover).map(Ok)),
+        Ask::Restore(mut has_stage, answer) => {
+            let restored =
+                work.restore(config.claimant(), &mut |uri| uri.parse().is_ok_and(|uri| has_stage(&uri)));
+            settle(due, answer, restored.map(|restored| Ok(of(restored, Vec::new()))))
+        }
         Ask::Beat(answer) => settle(due, answer, work.beat(&config.pilot).map(Ok)),
         other => {
             due.push(refuse(other));
@@ -238,6 +247,7 @@ fn refuse(ask: Ask) -> Due {
         Ask::ReportTogether(_, answer) => to(answer),
         Ask::Release(_, answer) | Ask::Beat(answer) => to(answer),
         Ask::Recover(_, answer) => to(answer),
+        Ask::Restore(_, answer) => to(answer),
         Ask::Upcoming(answer) => to(answer),
         Ask::Cancelled(answer) => to(answer),
         Ask::Unfinished(_, answer) => to(answer),
@@ -258,7 +268,7 @@ fn claim(
             break;
         }
         let granted =
-            work.claim_for(&config.pilot, Want { at_most, ..want }, config.lease.expires_after_ms)?;
+            work.claim_for(config.claimant(), Want { at_most, ..want }, config.lease.expires_after_ms)?;
         held_up = granted.held_up;
         if granted.offers.is_empty() {
             break;
@@ -281,7 +291,7 @@ fn claim(
     if !offers.is_empty() {
         return Ok(Ok((Claimed::Offers(offers), held_up)));
     }
-    let closed = config.closes && !work.upcoming(&config.pilot)?.open;
+    let closed = config.closes && !work.upcoming(config.claimant())?.open;
     Ok(Ok((if closed { Claimed::Closed } else { Claimed::Empty }, held_up)))
 }
 
@@ -292,24 +302,23 @@ fn recover(
 ) -> Result<SpoolRecovery, SpoolError> {
     let Recover { running, launched, mut has_stage } = recover;
     let recovery = Recovery {
-        pilot: &config.pilot,
+        claimant: config.claimant(),
         running: &running,
         launched: launched.as_deref(),
         lease_ms: config.lease.expires_after_ms,
     };
-    let recovered = work.recover(&recovery, &mut |uri| uri.parse().is_ok_and(|uri| has_stage(&uri)))?;
+    let mut recovered = work.recover(&recovery, &mut |uri| uri.parse().is_ok_and(|uri| has_stage(&uri)))?;
     let mut offers = Vec::new();
-    for offer in recovered.kept {
+    for offer in std::mem::take(&mut recovered.kept) {
         match spec::offer(&offer, config.lease) {
             Ok(offer) => offers.push(offer),
             Err(outcome) => drop(work.report(offer.claim, &outcome)?),
         }
     }
-    Ok(SpoolRecovery {
-        offers,
-        given_up: recovered.given_up,
-        given_back: recovered.given_back,
-        made_again: recovered.made_again,
-        failed: recovered.failed,
-    })
+    Ok(of(recovered, offers))
+}
+
+fn of(recovered: Recovered, offers: Vec<Offer>) -> SpoolRecovery {
+    let Recovered { kept: _, given_up, given_back, made_again, failed } = recovered;
+    SpoolRecovery { offers, given_up, given_back, made_again, failed }
 }

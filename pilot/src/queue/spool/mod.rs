@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pilot_core::{ClaimId, Fault, FaultClass, Jitter, Outcome, ReleaseWhy};
-use spool::{Clock, Ear, OpenError, Options, PayloadId, Spool, SpoolError, Want};
+use spool::{Claimant, Clock, Ear, OpenError, Options, PayloadId, Spool, SpoolError, Want};
 use stage::{StageName, StageUri};
 use tokio::net::UnixDatagram;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -49,6 +49,8 @@ const REQUESTS: usize = 1_024;
 pub struct SpoolQueueConfig {
     /// Its name; two pilots of one name must not serve at the same time ([`spool::Registration`]).
     pub pilot: String,
+    /// The same for all pilots that can have each other's stages; none when this one shares them with nobody.
+    pub domain: Option<String>,
     /// For how long it claims.
     pub lease: LeaseSpan,
     /// Whether the queue is closed once no payload of any run is open. A pilot that serves until it is told to stop says
@@ -60,7 +62,11 @@ impl SpoolQueueConfig {
     /// Serves until told otherwise, with leases of a minute.
     #[must_use]
     pub fn new(pilot: &str) -> Self {
-        Self { pilot: pilot.to_owned(), lease: LEASE, closes: false }
+        Self { pilot: pilot.to_owned(), domain: None, lease: LEASE, closes: false }
+    }
+
+    fn claimant(&self) -> Claimant<'_> {
+        Claimant { pilot: &self.pilot, domain: self.domain.as_deref() }
     }
 }
 
@@ -162,6 +168,17 @@ impl SpoolQueue {
     ) -> Result<SpoolRecovery, Fault> {
         let recover = Recover { running, launched, has_stage: Box::new(has_stage) };
         self.ask(|answer| Ask::Recover(recover, answer)).await
+    }
+
+    /// Lets producers whose stages are lost run again, while this pilot goes on; see [`spool::Work::restore`].
+    ///
+    /// # Errors
+    /// When the spool can't be used; then nothing was changed.
+    pub async fn restore(
+        &self,
+        has_stage: impl FnMut(&StageUri) -> bool + Send + 'static,
+    ) -> Result<SpoolRecovery, Fault> {
+        self.ask(|answer| Ask::Restore(Box::new(has_stage), answer)).await
     }
 
     /// Names of the payloads of a run (as in [`crate::payload::Payload::workflow`]) that have not come to their end.

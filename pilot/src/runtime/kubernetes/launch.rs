@@ -95,6 +95,7 @@ impl Live {
             self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, true).await?;
             self.shared.stages.meet(payload).await?;
         }
+        self.shared.stages.bring_shared(payload).await?;
         let folder = &self.folders.inputs;
         self.session = ClientSession::open(&self.shared.stages, payload, folder)?;
         if !payload.inputs.is_empty() {

@@ -86,6 +86,7 @@ impl Live {
         if self.holds_files {
             self.outputs = self.shared.stages.open_outputs(payload, &self.folders.out, foreign).await?;
             self.shared.stages.meet(payload).await?;
+            self.shared.stages.bring_shared(payload).await?;
             let host = |index, _: &_, _: &_| Ok(super::container::host_input(index));
             let folder = &self.folders.inputs;
             self.session = ClientSession::open(&self.shared.stages, payload, folder)?;

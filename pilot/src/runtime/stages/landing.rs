@@ -87,6 +87,7 @@ impl Stages {
         if self.noted {
             self.note(payload, stages);
         }
+        self.share(payload)?;
         Ok(total)
     }
 

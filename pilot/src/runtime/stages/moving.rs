@@ -113,6 +113,7 @@ impl Stages {
         }
         drop(held);
         self.retain_what_is_in_memory(uri);
+        self.share_again(uri);
     }
 
     fn give_place(&self, uri: &StageUri, folder: &Path) -> io::Result<bool> {
