@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::owner::Owner;
 use crate::code::{PublishError, StatsError, UnpublishError};
+use crate::gates::Gates;
 use crate::journal::State;
 use crate::metrics::Metrics;
 use crate::plan::Limits;
@@ -132,6 +133,7 @@ impl Driver {
             );
         }
         let owner = Owner {
+            gates: Gates::start(settings.limits.tenant_bytes)?,
             journal,
             key,
             pods,

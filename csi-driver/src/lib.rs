@@ -21,6 +21,7 @@ pub mod apply;
 pub mod attributes;
 pub mod code;
 pub mod driver;
+pub mod gates;
 pub mod grpc;
 pub mod http;
 pub mod identity;

@@ -12,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use stage::exchange::Counts;
 use tonic::Code;
 
 use crate::volume::{Backing, Volumes};
@@ -51,6 +52,8 @@ pub struct Metrics {
     tenants: Gauge,
     used: Gauge,
     collected: Counter,
+    stages: Gauge,
+    stage_bytes: Gauge,
     ready: Gauge,
     recovered: AtomicBool,
     registered: AtomicU64,
@@ -85,9 +88,26 @@ impl Metrics {
         registry.register("ready", "1 while volumes can be published", ready.clone());
         let collected = Counter::default();
         registry.register("collected", "Volumes removed because their pod was gone", collected.clone());
+        let (stages, stage_bytes) = (Gauge::default(), Gauge::default());
+        registry.register("stages", "Stages that pilots of several pods share", stages.clone());
+        let help = "What these stages have together";
+        registry.register_with_unit("stage", help, Unit::Bytes, stage_bytes.clone());
         let registered = AtomicU64::new(if registers { UNREGISTERED } else { NOT_WANTED });
         let recovered = AtomicBool::new(false);
-        Self { registry, calls, seconds, volumes, tenants, used, collected, ready, recovered, registered }
+        Self {
+            registry,
+            calls,
+            seconds,
+            volumes,
+            tenants,
+            used,
+            collected,
+            stages,
+            stage_bytes,
+            ready,
+            recovered,
+            registered,
+        }
     }
 
     /// A call has ended.
@@ -114,6 +134,12 @@ impl Metrics {
         self.tenants.set(i64::try_from(tenants.len()).unwrap_or(i64::MAX));
         let used = volumes.iter().fold(0_u64, |sum, known| sum.saturating_add(known.used_bytes));
         self.used.set(i64::try_from(used).unwrap_or(i64::MAX));
+    }
+
+    /// What pilots share.
+    pub(crate) fn share(&self, counts: Counts) {
+        self.stages.set(i64::try_from(counts.objects).unwrap_or(i64::MAX));
+        self.stage_bytes.set(i64::try_from(counts.bytes).unwrap_or(i64::MAX));
     }
 
     /// A volume went because its pod was gone.

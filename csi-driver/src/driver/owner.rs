@@ -2,28 +2,31 @@
 //!
 //! **Must not know:** gRPC, clocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{RenameFlags, renameat_with};
+use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Ask, Figures, FileSystem, Settings};
 use crate::apply::{self, Failed};
 use crate::code::{PublishError, StatsError, UnpublishError};
+use crate::gates::{self, Gates};
 use crate::journal::{GONE, Journal, names, random_name};
 use crate::metrics::Metrics;
 use crate::plan::{self, Collect, Publish, Trace, Unpublish};
 use crate::request::PublishRequest;
 use crate::target::{Found, Pods, Target, look};
 use crate::tenant::{Key, Tenant};
-use crate::volume::{Backing, RECORD_VERSION, Volume, VolumeId, Volumes};
+use crate::volume::{Backing, Known, RECORD_VERSION, Volume, VolumeId, Volumes};
 use crate::work::{Measure, Removal, Work};
 
 pub(super) struct Owner {
+    pub(super) gates: Gates,
     pub(super) journal: Journal,
     pub(super) key: Key,
     pub(super) pods: Pods,
@@ -41,6 +44,7 @@ impl Owner {
     pub(super) fn run(mut self, recorded: Vec<Volume>, mut asked: mpsc::Receiver<Ask>) {
         recorded.into_iter().for_each(|volume| self.recover(volume));
         self.forget_tenants();
+        self.reopen_gates();
         self.metrics.recovered();
         self.count();
         while let Some(ask) = asked.blocking_recv() {
@@ -97,7 +101,10 @@ impl Owner {
         let parent = match (decided, parent) {
             (Publish::Refuse(refusal), _) => return Err(refusal.into()),
             (_, None) => return Err(plan::Refusal::NoParent.into()),
-            (Publish::Already, _) => return Ok(()),
+            (Publish::Already, _) => {
+                self.open_gate(&request.id);
+                return Ok(());
+            }
             (Publish::Mount, Some(parent)) => return self.mount(&request, &parent),
             (Publish::Make, Some(parent)) => parent,
         };
@@ -121,6 +128,7 @@ impl Owner {
             Ok(volume) => {
                 tracing::info!(volume = %volume.id, pod = volume.pod, "published");
                 self.volumes.put(volume);
+                self.open_gate(&id);
                 Ok(())
             }
             Err(error) => {
@@ -132,6 +140,48 @@ impl Owner {
                 self.part(&of);
                 Err(failed(error))
             }
+        }
+    }
+
+    /// What an earlier driver had on its exchange is gone with it.
+    fn reopen_gates(&mut self) {
+        let whole = self.volumes.iter().filter(|known| !known.leaving);
+        let (ids, tenants): (Vec<VolumeId>, BTreeSet<String>) =
+            whole.map(|known| (known.volume.id.clone(), self.key.folder(&known.volume.tenant))).unzip();
+        for tenant in tenants {
+            if let Err(error) = self.drop_stages(&tenant) {
+                tracing::warn!(%error, "remove what a tenant had on the exchange of an earlier driver");
+            }
+        }
+        ids.iter().for_each(|id| self.open_gate(id));
+    }
+
+    fn drop_stages(&self, tenant: &str) -> io::Result<()> {
+        let (of, tenants) = (self.journal.tenant(tenant)?, self.journal.tenants());
+        let gone = format!("{GONE}{}", random_name()?);
+        match renameat_with(&of, gates::STAGES, tenants, &gone, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+        let parent = tenants.try_clone_to_owned()?;
+        // If there are too many, the next start does it.
+        let _ = self.work.remove(Removal { id: None, parent, name: gone, birth: None });
+        Ok(())
+    }
+
+    /// Lets the pilots on a volume share stages. A volume is good for everything else without.
+    fn open_gate(&mut self, id: &VolumeId) {
+        let known = self.volumes.find(id).filter(|known| gates::has_gate(&known.volume));
+        let Some(Known { volume, .. }) = known else { return };
+        let mut open = || -> io::Result<()> {
+            let Some(parent) = self.pods.parent(&volume.target)? else { return Ok(()) };
+            let root = apply::open(parent.as_fd(), volume)?;
+            let domain = self.key.folder(&volume.tenant);
+            self.gates.open(volume, root, &self.journal.tenant(&domain)?, &domain)
+        };
+        if let Err(error) = open() {
+            tracing::warn!(volume = %id, %error, "the pilots of a volume can't share stages");
         }
     }
 
@@ -172,6 +222,7 @@ impl Owner {
 
     /// Moves a volume away from its target and orders its removal.
     fn leave(&mut self, id: VolumeId, answer: Option<oneshot::Sender<Result<(), UnpublishError>>>) {
+        self.gates.close(&id);
         let Some(known) = self.volumes.find_mut(&id) else { return };
         let aside = match self.pods.parent(&known.volume.target) {
             Ok(Some(parent)) => apply::set_aside(parent.as_fd(), &known.volume).map(|()| Some(parent)),
@@ -195,12 +246,16 @@ impl Owner {
                 }
                 self.removed(id, Ok(()));
             }
-            Err(source) => match answer {
-                Some(answer) => {
-                    drop(answer.send(Err(UnpublishError::Io { step: "take it from the target", source })))
+            Err(source) => {
+                // It stays, and so do its pilots.
+                self.open_gate(&id);
+                match answer {
+                    Some(answer) => {
+                        drop(answer.send(Err(UnpublishError::Io { step: "take it from the target", source })))
+                    }
+                    None => tracing::warn!(volume = %id, error = %source, "take a volume from its target"),
                 }
-                None => tracing::warn!(volume = %id, error = %source, "take a volume from its target"),
-            },
+            }
         }
     }
 
@@ -368,5 +423,6 @@ impl Owner {
 
     fn count(&self) {
         self.metrics.hold(&self.volumes);
+        self.metrics.share(self.gates.counts());
     }
 }

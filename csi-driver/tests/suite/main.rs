@@ -10,3 +10,4 @@ mod kubelet;
 mod mounting;
 mod publishing;
 mod registering;
+mod sharing;

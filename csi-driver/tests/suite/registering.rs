@@ -53,6 +53,10 @@ async fn a_driver_registers_itself_and_is_ready_when_the_kubelet_says_so() {
     let figures = ask(&addr, "/metrics").await;
     assert!(figures.contains("latebind_csi_volumes{backing=\"folder\"} 1"), "{figures}");
     assert!(
+        figures.contains("latebind_csi_stages 0") && figures.contains("latebind_csi_stage_bytes 0"),
+        "{figures}"
+    );
+    assert!(
         figures.contains("latebind_csi_calls_total{method=\"NodePublishVolume\",code=\"0\"} 1"),
         "{figures}"
     );
