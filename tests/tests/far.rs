@@ -159,7 +159,8 @@ fn a_disk_that_is_full_is_relieved_also_without_a_limit() {
     let names = ["a", "b", "c", "d"];
     let memory = |payload: String| payload.replace("memory: 128Mi", "memory: 64Mi");
     let large = |name: &str| {
-        memory(makes(name, ""))
+        makes(name, "")
+            .replace("memory: 128Mi", "memory: 31Mi")
             .replace("{name: f, max_size: 5Mi}", "{name: f, class: mem, max_size: 33Mi}")
             .replace(&STAGE.to_string(), &(16 << 20).to_string())
     };
