@@ -133,7 +133,9 @@ fn a_producer_that_is_killed_ends_its_gang_and_is_named() {
     ran.assert_failed("b", &[&because("a")]);
     assert_eq!(ran.row("c")["state"], "not_run");
     assert_eq!(ran.end_of("b")["because"], "a");
-    assert_eq!(ran.row("b")["outcome"], because("a"));
+    // Its shell may be gone before what it started: then that is said, too.
+    let outcome = ran.row("b")["outcome"].as_str().unwrap_or_default().to_owned();
+    assert!(outcome.starts_with(&because("a")), "{outcome}");
     site.assert_baseline();
 }
 
