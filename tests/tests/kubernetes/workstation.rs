@@ -283,3 +283,33 @@ fn the_pod_of_a_workstation_that_is_killed_ends_by_itself() {
     };
     assert!(within(SOON, ended), "{}", desk.namespace.kubectl(&["get", "pods"], "").stdout);
 }
+
+/// More than four fifths of what the pilot of a pod has for stages (768Mi): the oldest go to the volume, and their reader has
+/// them there.
+#[test]
+fn stages_that_memory_is_too_small_for_move_to_the_volume() {
+    let names = ["a", "b", "c", "d", "e", "f", "g"];
+    let mut payloads = String::new();
+    for (at, name) in names.iter().enumerate() {
+        let after = at.checked_sub(1).map_or(String::new(), |before| format!(", after: [{}]", names[before]));
+        payloads += &format!(
+            "  - {{name: {name}, command: [sh, -c, '(echo {name}; head -c 96000000 /dev/zero) > /stage/out/m'], \
+             resources: {{cpu: 100m, memory: 16Mi}}, outputs: [{{name: m, class: mem, max_size: 96Mi}}]{after}}}\n"
+        );
+    }
+    let inputs = names.map(|name| format!("{{name: {name}, from: 'stage://{name}/m'}}"));
+    payloads += &format!(
+        "  - {{name: reads, command: [sh, -c, 'for x in a b c d e f g; do head -n 1 /stage/in/$x; wc -c < /stage/in/$x; done'], \
+         resources: {{cpu: 100m, memory: 16Mi}}, inputs: [{}], after: [g]}}\n",
+        inputs.join(", ")
+    );
+    let test = "stages_that_memory_is_too_small_for_move_to_the_volume";
+    let desk = Desk::new(test, &flow(&payloads)).with(&["--output", "json"]);
+    let said = desk.run().good();
+    let read = std::fs::read_to_string(desk.path("out/logs/reads.stdout")).expect("its log");
+    let wanted: String = names.iter().map(|name| format!("{name}\n96000002\n")).collect();
+    assert_eq!(read, wanted, "{said}");
+    let summary = said.lines().last().expect("a summary");
+    let summary: serde_json::Value = serde_json::from_str(summary).expect("JSON");
+    assert!(summary["stages"]["spilled"].as_u64() >= Some(1), "{summary}");
+}
