@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -208,8 +209,10 @@ impl Hub {
     pub(super) fn list(&self, domain: &str, scope: &Arc<str>, after: Option<&StageUri>) -> Vec<StageUri> {
         let state = self.lock();
         let Some(tenant) = state.tenants.get(domain) else { return Vec::new() };
-        let own =
-            tenant.objects.keys().filter(|(of, uri)| of == scope && after.is_none_or(|after| uri > after));
+        let from =
+            after.map_or(Bound::Unbounded, |after| Bound::Excluded((Arc::clone(scope), after.clone())));
+        let rest = tenant.objects.range((from, Bound::Unbounded)).map(|(key, _)| key);
+        let own = rest.skip_while(|(of, _)| of < scope).take_while(|(of, _)| of == scope);
         own.take(NAMES_MAX).map(|(_, uri)| uri.clone()).collect()
     }
 
