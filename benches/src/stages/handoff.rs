@@ -145,13 +145,9 @@ impl HugePages {
 
     /// Whether it could be had so.
     fn give(&self, huge: bool) -> bool {
-        match &self.found {
-            Some(found) if (found == "advise") != huge || !matches!(found.as_str(), "advise" | "never") => {
-                fs::write(Self::SETTING, if huge { "advise" } else { "never" }).is_ok()
-            }
-            Some(found) => fs::write(Self::SETTING, found).is_ok() || (found == "advise") == huge,
-            None => !huge,
-        }
+        let wanted = if huge { "advise" } else { "never" };
+        let is_so = self.found.as_deref().map_or(!huge, |found| found == wanted);
+        fs::write(Self::SETTING, wanted).is_ok() || is_so
     }
 }
 
