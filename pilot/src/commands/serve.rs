@@ -5,7 +5,7 @@
 //! ```
 //! **Must not know:** what is decided, how payloads run, tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use pilot_core::{ClaimId, Demand, DoneWhy, Fault, Lifetime, PilotConfig, RunExit};
 use spool::{NewPilot, Registration, Spool};
-use stage::StageName;
+use stage::{StageName, StageUri};
 
 use crate::board::{Going, Identity, LiveBoard, StagesHeld};
 use crate::cli::{OutputFormat, ServeArgs, complain, refuse, say};
@@ -25,7 +25,7 @@ use crate::fault::chain;
 use crate::ports::{Cluster, Offer, StageFigures};
 use crate::queue::spool::{SpoolQueue, SpoolQueueConfig};
 use crate::runtime::adoption::{Found, Standing};
-use crate::runtime::has_exchange;
+use crate::runtime::exchange::has_exchange;
 use crate::runtime::local::{LocalRuntime, Name, start_ticks};
 
 /// How often the spool hears of a pilot, and stages are looked through for such as nobody will read.
@@ -175,7 +175,7 @@ async fn begin<R: Standing>(wanted: &Wanted, share: Share, runtime: &Arc<R>) -> 
     let domain = match shared_volume(&wanted.config) {
         Some(volume) => {
             let identity = spool.identity().map_err(|error| bad(&error))?;
-            Some(runtime.join(volume, identity).await.map_err(unusable)?)
+            Some(runtime.exchange().join(volume, identity).await.map_err(unusable)?)
         }
         None => None,
     };
@@ -352,13 +352,20 @@ const TEND_SHARING: Duration = Duration::from_secs(5);
 /// Frees stages whose readers ended elsewhere, and those of ended runs on the exchange, whose makers may be gone.
 async fn free_shared(queue: &SpoolQueue, runtime: &impl Standing) {
     free_stages(queue, runtime).await;
-    for workflow in runtime.shared_workflows().await {
+    let exchange = runtime.exchange();
+    let mut shared: BTreeMap<StageName, Vec<StageUri>> = BTreeMap::new();
+    for uri in exchange.stages().await {
+        shared.entry(uri.workflow.clone()).or_default().push(uri);
+    }
+    let mut ended = Vec::new();
+    for (workflow, uris) in shared {
         match queue.unfinished(&workflow).await {
-            Ok(unfinished) if unfinished.is_empty() => runtime.withdraw_workflow(workflow).await,
+            Ok(unfinished) if unfinished.is_empty() => ended.extend(uris),
             Ok(_) => {}
-            Err(_) => return,
+            Err(_) => break,
         }
     }
+    exchange.withdraw(ended).await;
 }
 
 /// What has to be done where stages are shared.
@@ -366,7 +373,7 @@ async fn tend_sharing(queue: Arc<SpoolQueue>, runtime: Arc<impl Standing>) -> st
     loop {
         tokio::time::sleep(TEND_SHARING).await;
         free_shared(&queue, &*runtime).await;
-        if !runtime.tend_sharing().await {
+        if !runtime.exchange().tend().await {
             continue;
         }
         let stages = Arc::clone(&runtime);

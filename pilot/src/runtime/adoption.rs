@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use pilot_core::{ClaimId, Epoch, Fault, FaultClass, SlotId};
+use pilot_core::{ClaimId, Epoch, Fault, SlotId};
 use stage::{StageName, StageUri};
 
+use super::exchange::StageExchange;
 use crate::api::Control;
 use crate::payload::Payload;
 use crate::ports::Runtime;
@@ -57,15 +58,8 @@ pub trait Standing: Runtime + Control {
     fn disown(&self, slot: SlotId) -> impl Future<Output = Result<(), Fault>> + Send;
     /// Whether no earlier life of this pilot left records.
     fn is_new(&self) -> bool;
-    /// Joins the exchange on a volume, for the stages of one spool; gives the name that all pilots have in common whose stages can
-    /// be had here.
-    fn join(&self, volume: PathBuf, spool: String) -> impl Future<Output = Result<String, Fault>> + Send;
-    /// Workflows of which something is on the exchange.
-    fn shared_workflows(&self) -> impl Future<Output = BTreeSet<StageName>> + Send;
-    /// Takes an ended workflow's stages from the exchange, whoever offered them.
-    fn withdraw_workflow(&self, workflow: StageName) -> impl Future<Output = ()> + Send;
-    /// Looks after the exchange; whether a stage that somebody reads may be lost.
-    fn tend_sharing(&self) -> impl Future<Output = bool> + Send;
+    /// What it shares of its stages with other pilots.
+    fn exchange(&self) -> StageExchange;
     /// Whether a stage is held here, or another pilot may have it.
     fn holds(&self, stage: &StageUri) -> bool;
     /// Workflows that have stages here.
@@ -78,12 +72,4 @@ pub trait Standing: Runtime + Control {
     fn api_socket(&self) -> PathBuf;
     /// Which limits can't be enforced here, in one line; `None` when all hold.
     fn unenforced(&self) -> Option<String>;
-}
-
-/// Does what may block where it may.
-pub(super) async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Fault> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Fault::new(FaultClass::Pilot, error.to_string()))
 }

@@ -1,6 +1,7 @@
 //! Runtime adapters: where payloads run. All but [`kubernetes`] and [`local`] is common to all of them.
 
 pub mod adoption;
+pub mod exchange;
 pub mod exec;
 pub mod kubernetes;
 pub mod local;
@@ -27,11 +28,6 @@ use std::os::fd::OwnedFd;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-/// Whether pilots share stages on a volume.
-pub(crate) fn has_exchange(volume: &std::path::Path) -> bool {
-    stages::has_exchange(volume)
-}
 
 /// Registers a descriptor with the runtime's event loop.
 ///

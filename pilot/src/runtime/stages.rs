@@ -107,10 +107,6 @@ pub(super) struct Stages {
     pub(super) objects: Objects,
     /// The exchange with other pilots, once it is joined.
     sharing: OnceLock<Sharing>,
-    /// Stages that others made.
-    fetched: Mutex<BTreeSet<StageUri>>,
-    /// One at a time fetches.
-    fetching: Mutex<()>,
 }
 
 impl Stages {
@@ -151,8 +147,6 @@ impl Stages {
             far,
             objects,
             sharing: OnceLock::new(),
-            fetched: Mutex::default(),
-            fetching: Mutex::default(),
         });
         stages.mover.start(&stages, heard)?;
         Ok(stages)
@@ -285,17 +279,15 @@ impl Stages {
         if uris.is_empty() {
             return;
         }
+        self.withdraw(&uris);
         let mut held = self.lock();
         let files: Vec<Lies> = uris.iter().filter_map(|uri| held.remove(uri)).collect();
         uris.iter().for_each(|uri| self.retained.forget(uri));
         // Unknown is fine: it was never reserved.
-        let gone = uris.clone();
         let _ = self.broker.ask(move |broker| uris.iter().filter(|uri| broker.remove(uri)).count());
         for lies in files {
             self.drop_lies(&lies);
         }
-        drop(held);
-        self.withdraw(&gone);
     }
 
     /// A payload will not run again: what only it would still have read goes.

@@ -36,7 +36,8 @@ use crate::config::{AttachChoice, Config};
 use crate::fault::chain;
 use crate::payload::{Payload, Source};
 use crate::ports::{Ended, Grant, LaunchFault, Prepared, Runtime, StageFigures};
-use crate::runtime::adoption::{Inventory, Standing, on_thread};
+use crate::runtime::adoption::{Inventory, Standing};
+use crate::runtime::exchange::StageExchange;
 use crate::runtime::logs::LogLimit;
 use crate::runtime::objects::Objects;
 use crate::runtime::record::LaunchLog;
@@ -302,24 +303,8 @@ impl Standing for LocalRuntime {
         self.shared.folders.is_new()
     }
 
-    async fn join(&self, volume: PathBuf, spool: String) -> Result<String, Fault> {
-        let stages = Arc::clone(&self.shared.stages);
-        on_thread(move || stages.join(&volume, &spool)).await?
-    }
-
-    async fn shared_workflows(&self) -> BTreeSet<StageName> {
-        let stages = Arc::clone(&self.shared.stages);
-        on_thread(move || stages.shared_workflows()).await.unwrap_or_default()
-    }
-
-    async fn withdraw_workflow(&self, workflow: StageName) {
-        let stages = Arc::clone(&self.shared.stages);
-        let _ = on_thread(move || stages.withdraw_workflow(&workflow)).await;
-    }
-
-    async fn tend_sharing(&self) -> bool {
-        let stages = Arc::clone(&self.shared.stages);
-        on_thread(move || stages.tend_sharing()).await.unwrap_or(false)
+    fn exchange(&self) -> StageExchange {
+        StageExchange::new(&self.shared.stages)
     }
 
     fn holds(&self, stage: &StageUri) -> bool {

@@ -47,6 +47,10 @@ pub(super) struct Sharing {
     line: Mutex<Line>,
     /// What this pilot offers, and has not withdrawn.
     offered: Mutex<BTreeSet<StageUri>>,
+    /// What others made, and is held here.
+    fetched: Mutex<BTreeSet<StageUri>>,
+    /// One at a time fetches.
+    fetching: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +67,15 @@ impl Sharing {
 
     fn offered(&self) -> MutexGuard<'_, BTreeSet<StageUri>> {
         self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, BTreeSet<StageUri>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection, if there is one.
+    fn client(&self) -> Option<Arc<ExchangeClient>> {
+        self.line().client.clone()
     }
 
     /// A path below the volume's root.
@@ -103,6 +116,8 @@ impl Stages {
             domain: domain.clone(),
             line: Mutex::new(Line { client: Some(Arc::new(client)), missed: false }),
             offered: Mutex::default(),
+            fetched: Mutex::default(),
+            fetching: Mutex::default(),
         };
         // Joined once, before anything is run.
         let _ = self.sharing.set(sharing);
@@ -134,14 +149,14 @@ impl Stages {
     }
 
     fn exchange(&self, sharing: &Sharing) -> Result<Arc<ExchangeClient>, ExchangeError> {
-        if let Some(client) = &sharing.line().client {
-            return Ok(Arc::clone(client));
+        if let Some(client) = sharing.client() {
+            return Ok(client);
         }
         let client = Arc::new(connect(&sharing.volume, &sharing.scope, 0)?);
         if client.domain() != sharing.domain {
             return Err(ExchangeError::Protocol { what: "another domain than before" });
         }
-        for uri in self.held_for_others() {
+        for uri in self.made_here(sharing) {
             if let Err(error) = self.offer_on(&client, sharing, &uri)
                 && error.is_lost()
             {
@@ -153,9 +168,9 @@ impl Stages {
     }
 
     /// Everything committed that was made here.
-    fn held_for_others(&self) -> Vec<StageUri> {
+    fn made_here(&self, sharing: &Sharing) -> Vec<StageUri> {
         let all = self.broker.ask(|broker| broker.stages().map(|(uri, ..)| uri.clone()).collect::<Vec<_>>());
-        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetched = sharing.fetched();
         all.unwrap_or_default().into_iter().filter(|uri| !fetched.contains(uri)).collect()
     }
 
@@ -192,7 +207,7 @@ impl Stages {
     /// A stage has left memory: as long as the exchange had it there, it would stay.
     pub(super) fn share_again(&self, uri: &StageUri) {
         let Some(sharing) = self.sharing.get() else { return };
-        let client = sharing.line().client.clone();
+        let client = sharing.client();
         if let Some(client) = client.filter(|_| sharing.offered().contains(uri)) {
             let _ = self.offer_on(&client, sharing, uri);
         }
@@ -221,15 +236,13 @@ impl Stages {
 
     /// Brings here what a payload reads and other pilots have.
     pub(in crate::runtime) async fn bring_shared(self: &Arc<Self>, payload: &Payload) -> Result<(), Fault> {
-        if self.sharing.get().is_none() {
-            return Ok(());
-        }
+        let Some(sharing) = self.sharing.get() else { return Ok(()) };
         let wanted: Vec<StageUri> = (payload.inputs.iter())
             .filter_map(|input| match &input.source {
                 Source::Stage(uri) if !payload.gang.contains(&uri.payload) => Some(uri.clone()),
                 Source::Stage(_) | Source::Host(_) | Source::Object(_) => None,
             })
-            .filter(|uri| self.is_fetched(uri) || !self.holds_here(uri))
+            .filter(|uri| sharing.fetched().contains(uri) || !self.holds_here(uri))
             .collect();
         if wanted.is_empty() {
             return Ok(());
@@ -245,11 +258,11 @@ impl Stages {
     fn fetch_shared(&self, uri: &StageUri, reader: &StageName) -> Result<bool, Fault> {
         let Some(sharing) = self.sharing.get() else { return Ok(false) };
         let retry = |text: String| Fault::new(FaultClass::Retry, text);
-        let folder = self.root.join(uri.workflow.as_str()).join(uri.payload.as_str());
+        let folder = self.folder_of(uri);
         let path = folder.join(uri.output.as_str());
         let Some(into) = sharing.relative(&path) else { return Ok(false) };
         // Two who want the same take turns: the second one finds it here.
-        let _turn = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = sharing.fetching.lock().unwrap_or_else(PoisonError::into_inner);
         let (asked, one_more) = (uri.clone(), reader.clone());
         let is_here =
             self.broker.ask(move |broker| broker.add_reader(&asked, &one_more)).map_err(super::stopped)?;
@@ -289,7 +302,7 @@ impl Stages {
         };
         let readers = BTreeSet::from([reader.clone()]);
         let mut held = self.lock();
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).insert(uri.clone());
+        sharing.fetched().insert(uri.clone());
         match self.broker.insert(uri, made, &readers) {
             Ok(Ok(true)) => {
                 if lies {
@@ -303,7 +316,7 @@ impl Stages {
                 if lies {
                     drop_file(&path);
                 }
-                self.forget_fetched(uri);
+                sharing.fetched().remove(uri);
                 Err(retry(match other {
                     Ok(Err(error)) => format!("keep {uri}: {}", chain(&error)),
                     _ => format!("keep {uri}: it is here in another way"),
@@ -315,7 +328,11 @@ impl Stages {
     /// A stage is no longer held here: if it was made here, nobody needs it any more.
     pub(super) fn withdraw(&self, uris: &[StageUri]) {
         let Some(sharing) = self.sharing.get() else { return };
-        uris.iter().for_each(|uri| self.forget_fetched(uri));
+        let mut fetched = sharing.fetched();
+        for uri in uris {
+            fetched.remove(uri);
+        }
+        drop(fetched);
         let mut offered = sharing.offered();
         let own: Vec<StageUri> = uris.iter().filter(|uri| offered.remove(uri)).cloned().collect();
         drop(offered);
@@ -323,16 +340,8 @@ impl Stages {
             return;
         }
         // An exchange that is away has nothing to forget: to the next one it is not offered.
-        let client = sharing.line().client.clone();
+        let client = sharing.client();
         let _ = client.map(|client| client.withdraw(&own));
-    }
-
-    fn is_fetched(&self, uri: &StageUri) -> bool {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
-    }
-
-    fn forget_fetched(&self, uri: &StageUri) {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).remove(uri);
     }
 
     /// Whether another pilot may have a stage. An exchange that is away, or young, has not said that it is lost: then it is
@@ -349,22 +358,16 @@ impl Stages {
         })
     }
 
-    /// Workflows of which something is on the exchange.
-    pub(in crate::runtime) fn shared_workflows(&self) -> BTreeSet<StageName> {
-        let Some(sharing) = self.sharing.get() else { return BTreeSet::new() };
-        let client = sharing.line().client.clone();
-        let listed = client.and_then(|client| client.list().ok()).unwrap_or_default();
-        listed.into_iter().map(|uri| uri.workflow).collect()
+    /// All that is on the exchange.
+    pub(in crate::runtime) fn shared(&self) -> Vec<StageUri> {
+        let client = self.sharing.get().and_then(Sharing::client);
+        client.and_then(|client| client.list().ok()).unwrap_or_default()
     }
 
-    /// Takes an ended workflow's stages from the exchange, whoever offered them: that pilot may be gone.
-    pub(in crate::runtime) fn withdraw_workflow(&self, workflow: &StageName) {
-        let Some(sharing) = self.sharing.get() else { return };
-        let client = sharing.line().client.clone();
-        let Some(client) = client else { return };
-        let listed = client.list().unwrap_or_default();
-        let ended: Vec<StageUri> = listed.into_iter().filter(|uri| uri.workflow == *workflow).collect();
-        let _ = client.withdraw(&ended);
+    /// Takes stages from it, whoever offered them.
+    pub(in crate::runtime) fn withdraw_shared(&self, uris: &[StageUri]) {
+        let client = self.sharing.get().and_then(Sharing::client);
+        let _ = client.map(|client| client.withdraw(uris));
     }
 
     /// Keeps the connection; says whether a stage that somebody needs may be lost, now that the exchange would know it.
